@@ -1,7 +1,8 @@
 """What a sink costs that has a million records: to fill, and to add a few to.
 
 The ids are in no order. Each figure is one process's, after imports; the records come from loopback
-HTTP. The bytes written are those that the kernel counts for the process.
+HTTP. The bytes written are those that the kernel counts for the process. The steps without which
+SQLite cannot have new records are also taken alone: request, hashes, and rows by ``sqlite3``.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ MILLISECONDS = {
     "JSON lines": {1_000: 50, 10: 20},
 }
 CPU_GROWTH, WRITTEN = 1.5, 3
+STEPS = {"http": "aiohttp and orjson", "hash": "texts, hash, times", "sqlite": "sqlite3 alone"}
 
 
 async def fill(sink: str, server: str, records: int, folder: Path) -> dict[str, Any]:
@@ -86,9 +88,31 @@ async def compare_additions(folder: Path, server: str, many: int, repetitions: i
         found = await outcome(places[sink], "small_run", *arguments)
         return float(found["cpu"] * 1000)
 
+    floors: dict[int, list[dict[str, float]]] = {count: [] for count in MILLISECONDS["SQLite"]}
+
+    async def floor(count: int) -> float:
+        first = following["SQLite"]
+        following["SQLite"] += count
+        arguments = ("new", "SQLite", KEEPS["SQLite"], str(places["SQLite"]), server)
+        found = await outcome(places["SQLite"], "small_floor", *arguments, str(first), str(count))
+        floors[count].append(found)
+        return float(sum(found.values()))
+
     pairs = [(sink, count) for sink, counts in MILLISECONDS.items() for count in counts]
     contenders = {f"{sink}, {count:,} new": partial(once, sink, count) for sink, count in pairs}
+    contenders |= {f"the floor of {count:,}": partial(floor, count) for count in floors}
     figures = await alternating("new records", contenders, repetitions, warm_up=repetitions > 1)
+    shows = table(
+        f"Floors of new records beside {many:,} in SQLite, CPU milliseconds",
+        ("records",),
+        (*STEPS.values(), "together", "ours / together"),
+    )
+    for count, each in floors.items():
+        together = figures[f"the floor of {count:,}"]
+        steps = [shown([one[step] for one in each[-repetitions:]], 1) for step in STEPS]
+        beside = ratios(figures[f"SQLite, {count:,} new"], together)
+        shows.add_row(f"{count:,}", *steps, shown(together, 1), shown(beside, 2))
+    tables.print(shows)
     for sink, count in pairs:
         what = f"{sink}: {count:,} new beside {many:,}, CPU milliseconds"
         verdict(

@@ -6,6 +6,7 @@ after another, or mapped. What a flow waits for is one figure; until the server 
 is another, and what the next run has to wait for. Each run is a process of its own, as Prefect
 starts them, after one of a single source or task run that warms up. The CPU time of a source is
 that of the run's process and the Storage Service's: the feed's and Prefect's server have their own.
+Its floor is what each of its steps takes alone, in both processes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from benchmarks.measuring import (
     tables,
     verdict,
 )
-from benchmarks.processes import outcome, served, storage_server
+from benchmarks.processes import bare_server, outcome, served, storage_server
 from demo.stage import PROJECT, prefect_server
 
 TASKS = {
@@ -40,6 +41,14 @@ PARTS = {
     "cpu_of_one": "of it, what a run of one source takes",
     "service_cpu": "the Storage Service's process",
 }
+STEPS = {
+    "sources": "aiohttp, orjson and blake2b: its answer",
+    "batches": "aiohttp and orjson: its share of three batches",
+    "reads": "sqlite3: its position and its record",
+    "handlers": "bare handlers of the batches",
+    "writes": "sqlite3: two durable watermarks with their history",
+}
+"""Its request, its share of the batches, and what both databases do for it."""
 TARGET = 1 / 3
 GROWTH = 11
 MILLISECONDS = 0.8
@@ -71,6 +80,7 @@ async def main(*, quick: bool) -> None:
         prefect_server(folder) as api,
         storage_server(folder) as storage,
         catalogues() as feed,
+        bare_server() as bare,
     ):
         places = {
             "PREFECT_API_URL": api,
@@ -80,6 +90,15 @@ async def main(*, quick: bool) -> None:
         recorded: dict[str, list[float]] = {kind: [] for kind in TASKS}
         mebibytes: dict[int, float] = {}
         cpu = {count: {part: list[float]() for part in PARTS} for count in (few, 10 * few)}
+
+        floors: dict[str, list[float]] = {step: [] for step in STEPS}
+
+        async def floor() -> float:
+            told = ("floor", str(few), feed, str(folder / f"{few}.db"), str(bare.process_id))
+            found = await outcome(folder, "many_run", *told, bare.url, **places)
+            for step in STEPS:
+                floors[step].append(found[step] / few * 1_000)
+            return float(sum(found.values()))
 
         async def run(kind: str, count: int) -> float:
             database = str(folder / f"{count}.db")
@@ -101,13 +120,23 @@ async def main(*, quick: bool) -> None:
             "sources", {str(count): each for count, each in sources.items()}, min(repetitions, 3)
         )
         kinds = {kind: partial(run, kind, few) for kind in ("sources", *TASKS)}
-        figures = await alternating("tasks", kinds, repetitions)
+        figures = await alternating("tasks", {**kinds, "floor": floor}, repetitions)
     ours = figures["sources"]
     parts = {part: each[-repetitions:] for part, each in cpu[few].items()}
     shows = table(f"{few:,} sources with nothing new: CPU time", ["where"], ["ms a source"])
     for part, named in PARTS.items():
         shows.add_row(named, shown(parts[part], 3))
+    both = [sum(each) for each in zip(parts["cpu"], parts["service_cpu"], strict=True)]
+    steps = {step: each[-repetitions:] for step, each in floors.items()}
+    together = [sum(each) for each in zip(*steps.values(), strict=True)]
+    shows.add_row("both processes", shown(both, 3))
     tables.print(shows)
+    least = table("Floors of a source with nothing new: CPU time", ["step"], ["ms a source"])
+    for step, named in STEPS.items():
+        least.add_row(named, shown(steps[step], 3))
+    least.add_row("together", shown(together, 3))
+    least.add_row("ours / together", shown(ratios(both, together), 2))
+    tables.print(least)
     made = table(f"{few:,} on one Prefect server", ["what"], ["seconds", "sources / this"])
     made.add_row("sources with nothing new, one run", shown(ours, 2), "")
     beside = {}
@@ -119,7 +148,6 @@ async def main(*, quick: bool) -> None:
     tables.print(made)
     for named, ratio in beside.items():
         verdict(f"sources beside {named}", ratio, TARGET, at_most=True)
-    both = [sum(each) for each in zip(parts["cpu"], parts["service_cpu"], strict=True)]
     what = "a source with nothing new, milliseconds of CPU in both processes"
     verdict(what, both, MILLISECONDS, at_most=True)
     growth = ratios(grown[str(10 * few)], grown[str(few)])

@@ -1,21 +1,31 @@
-"""One contender of `benchmarks.many`, in a process of its own: sources, or empty task runs."""
+"""One contender of `benchmarks.many`, in a process of its own: sources, or empty task runs.
+
+``floor`` is what the sources cannot be cheaper than: their requests by bare aiohttp, the reads and
+writes by ``sqlite3``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import resource
+import sqlite3
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
+from hashlib import blake2b
 from pathlib import Path
 
+import aiohttp
+import orjson
 from prefect import flow, get_client, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import StateType
 from prefect.runtime import flow_run
 
 from benchmarks.load import cpu_seconds
+from benchmarks.processes import API
 from ladon_storage.flows.collect_many import collect_many
 
 
@@ -109,10 +119,109 @@ async def measured_sources(count: int, feed: str, database: str, service: int) -
     }
 
 
+AT_ONCE = 10
+"""As many sources at once, and as many in one batch."""
+_WRITTEN = {"timestamp": "2026-01-01T00:00:00.123456+00:00", "run_id": "0" * 36}
+_COUNTS = ("delivered", "new", "changed", "known", "quarantined", "skipped", "removed", "read")
+_LEDGER = {"reasons": {}, **{f"records_{each}": 0 for each in _COUNTS}}
+_UPDATES = (
+    None,
+    {**_WRITTEN, "status": "running", "lease_seconds": 60.0},
+    {**_WRITTEN, "status": "success", "records_collected": 0, "ledger": _LEDGER},
+)
+"""The three calls of the service for a source: a read and two writes."""
+
+
+async def _requests_of_sources(session: aiohttp.ClientSession, count: int, feed: str) -> None:
+    left = iter(range(count))
+
+    async def worker() -> None:
+        for number in left:
+            async with session.get(f"{feed}/{number}") as answer:
+                for each in orjson.loads(await answer.read())["vulnerabilities"]:
+                    text = orjson.dumps(each, None, orjson.OPT_SORT_KEYS)
+                    blake2b(text, digest_size=16).hexdigest()
+
+    await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
+
+
+async def _batches(session: aiohttp.ClientSession, count: int, service: str) -> None:
+    kind = {"Content-Type": "application/json"}
+    for first in range(0, count, AT_ONCE):
+        names = [f"source-{number}" for number in range(first, min(first + AT_ONCE, count))]
+        for update in _UPDATES:
+            call = {} if update is None else {"update": update, "if_match": '"1"'}
+            body = orjson.dumps({"requests": [{"source_id": name, **call} for name in names]})
+            async with session.post(f"{service}/{API}", data=body, headers=kind) as answer:
+                orjson.loads(await answer.read())
+
+
+def _reads(count: int, database: str) -> None:
+    """Look up the position and the record of each source in the sink that ours filled."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        for number in range(count):
+            for table in ("ladon_positions", "records"):
+                asked = f"SELECT * FROM {table} WHERE source_id = ?"
+                connection.execute(asked, (f"source-{number}",)).fetchall()
+
+
+def _writes(count: int, file: Path) -> None:
+    """Write each watermark and its line of history twice, a batch in one durable transaction."""
+    file.unlink(missing_ok=True)
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        for setting in ("journal_mode = WAL", "synchronous = FULL"):
+            connection.execute(f"PRAGMA {setting}")
+        connection.execute("CREATE TABLE watermarks (source_id TEXT PRIMARY KEY, ledger TEXT)")
+        connection.execute("CREATE TABLE history (version INTEGER PRIMARY KEY, ledger TEXT)")
+        for first in range(0, count, AT_ONCE):
+            for update in _UPDATES[1:]:
+                text = orjson.dumps(update).decode()
+                connection.execute("BEGIN IMMEDIATE")
+                for number in range(first, min(first + AT_ONCE, count)):
+                    connection.execute(
+                        "INSERT OR REPLACE INTO watermarks VALUES (?, ?)", (number, text)
+                    )
+                    connection.execute("INSERT INTO history VALUES (NULL, ?)", (text,))
+                connection.execute("COMMIT")
+
+
+async def measured_floor(
+    count: int, feed: str, database: str, service: str, process: int
+) -> dict[str, float]:
+    """Return the CPU seconds of each step, taken alone.
+
+    Args:
+        count: The number of sources.
+        feed: The address of their catalogues.
+        database: The file of the sink, which has their records.
+        service: The address of bare handlers.
+        process: The process of the bare handlers.
+    """
+    async with aiohttp.ClientSession() as session:
+        for some in (1, count):
+            began = time.process_time()
+            await _requests_of_sources(session, some, feed)
+            found = {"sources": time.process_time() - began}
+            began, began_there = time.process_time(), cpu_seconds(process)
+            await _batches(session, some, service)
+            found["batches"] = time.process_time() - began
+            found["handlers"] = cpu_seconds(process) - began_there
+    began = time.process_time()
+    _reads(count, database)
+    found["reads"] = time.process_time() - began
+    began = time.process_time()
+    _writes(count, Path(database).with_suffix(".floor"))
+    found["writes"] = time.process_time() - began
+    return found
+
+
 if __name__ == "__main__":
-    kind, number, feed_url, path, process_id = sys.argv[1:]
+    kind, number, feed_url, path, process_id, *bare = sys.argv[1:]
     if kind == "sources":
         found = asyncio.run(measured_sources(int(number), feed_url, path, int(process_id)))
+    elif kind == "floor":
+        [address] = bare
+        found = asyncio.run(measured_floor(int(number), feed_url, path, address, int(process_id)))
     else:
         tasks = {"awaited": awaited, "mapped": mapped}[kind]
         found = asyncio.run(measured_tasks(tasks, int(number)))

@@ -1,7 +1,7 @@
 """The processes that figures are taken of: each on a free port of loopback, ended afterwards.
 
 Run as a module it is the floor: bare aiohttp handlers that answer the same watermark to each read
-and write, and check, store, count and log nothing.
+and write, alone or in a batch, and check, store, count and log nothing.
 """
 
 from __future__ import annotations
@@ -136,6 +136,24 @@ async def _write(request: web.Request) -> web.Response:
     return await _read(request)
 
 
+async def _batch(request: web.Request) -> web.Response:
+    requests = (await request.json())["requests"]
+    answers = [
+        {
+            "source_id": each["source_id"],
+            "status": 200,
+            "etag": '"1"',
+            "body": {**WATERMARK, "source_id": each["source_id"]},
+        }
+        for each in requests
+    ]
+    return web.json_response({"answers": answers})
+
+
+async def _health(_: web.Request) -> web.Response:
+    return web.json_response({"status": "healthy"})
+
+
 @asynccontextmanager
 async def served(app: web.Application) -> AsyncIterator[str]:
     """Serve an application on a free port of loopback, and yield its address."""
@@ -159,6 +177,7 @@ def _floor() -> web.Application:
     app = web.Application()
     path = f"/{API}/{{source_id}}"
     app.add_routes([web.get(path, _read), web.put(path, _write)])
+    app.add_routes([web.get("/health", _health), web.post(f"/{API}", _batch)])
     return app
 
 

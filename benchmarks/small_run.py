@@ -33,7 +33,8 @@ async def _new(ours: Ours, server: str, first: int, count: int) -> dict[str, flo
     return figures
 
 
-async def _nothing(ours: Ours, service: str, url: str) -> int:
+async def nothing(ours: Ours, service: str, url: str) -> int:
+    """Run with a client of the service, and return how many records were new."""
     from ladon_storage import StorageServiceClient
 
     async with StorageServiceClient(service) as client:
@@ -55,11 +56,11 @@ def main() -> None:
         )
         return
     service, url = addresses
-    asyncio.run(_nothing(Ours(folder, sink, keep), service, url))
+    asyncio.run(nothing(Ours(folder, sink, keep), service, url))
     taken = []
     for _ in range(RUNS):
         start = Usage()
-        if asyncio.run(_nothing(Ours(folder, sink, keep), service, url)):
+        if asyncio.run(nothing(Ours(folder, sink, keep), service, url)):
             raise SystemExit("a record was new: this is no figure")
         taken.append(start.until_now())
     kinds = ("seconds", "cpu")

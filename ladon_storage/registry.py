@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -239,11 +240,7 @@ def fields_of(kind: type[Any]) -> dict[str, bool] | None:
     if issubclass(kind, BaseModel):
         if kind.model_config.get("extra") == "allow":
             return None
-        fields: dict[str, bool] = {}
-        for name, field in kind.model_fields.items():
-            for alias in _aliases(kind, name):
-                fields[alias] = field.is_required()
-        return fields
+        return dict(_fields_of_model(kind))
     try:
         parameters = inspect.signature(kind).parameters.values()
     except (TypeError, ValueError):  # a class of an extension
@@ -252,6 +249,15 @@ def fields_of(kind: type[Any]) -> dict[str, bool] | None:
         return None
     by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {each.name: each.default is each.empty for each in parameters if each.kind in by_keyword}
+
+
+@lru_cache  # for each of very many sources of one kind
+def _fields_of_model(kind: type[BaseModel]) -> dict[str, bool]:
+    return {
+        alias: field.is_required()
+        for name, field in kind.model_fields.items()
+        for alias in _aliases(kind, name)
+    }
 
 
 def _aliases(kind: type[BaseModel], name: str) -> list[str]:

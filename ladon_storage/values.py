@@ -105,7 +105,7 @@ def check_source_id(value: str) -> str:
     if value.isascii() and value.isprintable():
         return value
     for character in value:
-        if unicodedata.category(character) in _CONFUSING:
+        if unicodedata.category(character) in _CONFUSING or ord(character) in _IGNORABLE:
             raise ValueError(
                 "source_id should have no control characters, no invisible ones and no lone "
                 f"surrogates, but has U+{ord(character):04X}"
@@ -117,6 +117,13 @@ def check_source_id(value: str) -> str:
 
 _CONFUSING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """The categories of controls, formats (bidirectional, zero-width), surrogates, and separators."""
+
+_IGNORABLE = frozenset(
+    {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2065, 0x3164, 0xFFA0}
+    | {*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xFFF0, 0xFFF9)}
+    | {*range(0xE0000, 0xE1000)}
+)
+"""Fillers, joiners and variation selectors: Unicode's other characters that are not drawn."""
 
 
 Timestamp = Annotated[

@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from errno import ENOSPC
 from typing import TYPE_CHECKING
 
 from ladon_storage.errors import ConfigurationError, LadonStorageError
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     if tokens[:1] == ["--json"]:  # a verb's option, wherever it stands
         tokens = [*tokens[1:], "--json"]
+    if "-" in tokens and "--" not in tokens:  # standard input, and no option with no name
+        tokens = [*(each for each in tokens if each != "-"), "--", "-"]
     try:
         outcome = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()  # here, where a reader that has gone is no surprise
@@ -83,6 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
+        if isinstance(error, OSError) and error.errno == ENOSPC and error.filename is None:
+            _say(f"The output cannot be written ({error.strerror}). Make room, and run it again.")
+            return FAILED
         from ladon_storage.cli.output import said
 
         _say(f"{said(error)}. Set {TRACEBACK_VARIABLE}=1 to see where it comes from.")
@@ -113,4 +119,5 @@ def _plain(error: CycloptsError) -> str:
 def _say(sentence: str) -> None:
     # A part of it may come from a source, and would act on the terminal.
     shown = "".join(each if each.isprintable() else " " for each in sentence)
-    print(f"ladon-storage: {shown}", file=sys.stderr)  # noqa: T201 - the command's own output
+    with suppress(OSError):  # the exit code says it too
+        print(f"ladon-storage: {shown}", file=sys.stderr)  # noqa: T201 - the command's own output

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from ladon_storage.cli.options import File, LimitsText, Prefect, SinkText, Source
+from ladon_storage.cli.options import File, LimitsText, Prefect, SinkText, Source, check_above_zero
 from ladon_storage.cli.output import Json, log_to_notes, print_facts, print_json
 from ladon_storage.errors import ConfigurationError
 
@@ -46,8 +46,7 @@ def backfill(
     from ladon_storage.collection.backfill import MAX_WORKERS
 
     log_to_notes()
-    if not 0 < window_hours < 1e6:
-        raise ConfigurationError(f"--window-hours is {window_hours:g}. Set it to more than 0.")
+    check_above_zero("--window-hours", window_hours)
     if not 1 <= workers <= MAX_WORKERS:
         raise ConfigurationError(f"--workers is {workers}. Set it to 1 to {MAX_WORKERS}.")
     begin, end = choosing.instant(since, "SINCE"), choosing.instant(until, "UNTIL")

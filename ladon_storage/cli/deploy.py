@@ -85,9 +85,10 @@ def deploy(
                 f"{count} beside [collect_many], which collects all: "
                 f"{', '.join(twice[:_NAMED])}{more}."
             )
-    ours = None if names else project.path.name
+    ours = None if names else project.path
+    sinks = {} if names else deployments.sinks(project)
     place = registering.ANYWHERE if dry_run and not (pool or serve) else pool
-    changes = run_flows(lambda: registering.changes(made, pool=place, file=ours))
+    changes = run_flows(lambda: registering.changes(made, pool=place, file=ours, sinks=sinks))
     if json:
         print_json([each._asdict() for each in changes])
     else:
@@ -100,12 +101,16 @@ def deploy(
         )
     if dry_run:
         return
+    left = [each.deployment for each in changes if each.change == registering.UNSCHEDULE]
     if pool:
         differing = {each.deployment for each in changes if each.change != registering.KEEP}
         run_flows(
-            lambda: registering.apply([each for each in made if each.full_name in differing], pool)
+            lambda: registering.apply(
+                [each for each in made if each.full_name in differing], pool, left
+            )
         )
     else:
+        run_flows(lambda: registering.unschedule(left))
         run_flows(lambda: serve_deployments(made))
 
 

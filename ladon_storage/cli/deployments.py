@@ -101,6 +101,18 @@ def read_again(project: Project) -> list[RunnerDeployment]:
     return [each for name in sorted(others) for each in _reconciliation(project, name)]
 
 
+def sinks(project: Project) -> dict[str, Any]:
+    """Return the address of the sink of each source of a file, by the source's id.
+
+    Raises:
+        ConfigurationError: A source has no sink.
+    """
+    return {
+        str(table.fields.get("source_id") or name): _sink(project, name).get("url")
+        for name, table in project.sources.items()
+    }
+
+
 def collected_twice(project: Project) -> list[str]:
     """Return the sources whose own schedules run beside that of ``[collect_many]``."""
     if not _collects_many(project):

@@ -126,8 +126,10 @@ def _named(given: str) -> Check:
 def _postgresql(url: str) -> Check:
     """Return the check of a database in PostgreSQL, which is neither made nor migrated."""
     from ladon_storage.server.postgresql_schema import address_of, inspected, migrations
+    from ladon_storage.server.postgresql_servers import refuse_other_systems
 
     address = address_of(url)
+    refuse_other_systems(address)
     found = inspected(address)
     latest = len(migrations())
     text = f"{address.shown}: PostgreSQL {found.server}, schema version {found.version}"

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from cyclopts import Parameter
 
+from ladon_storage.cli.options import check_above_zero
 from ladon_storage.cli.output import note, print_text
 from ladon_storage.errors import ConfigurationError
 
@@ -52,6 +53,7 @@ def health(
             "The address of the Storage Service cannot be used; write it as https://host:8080, "
             "without a user and a query."
         )
+    check_above_zero("--timeout", timeout)
     headers = {"Authorization": _basic(parts.username or "", parts.password or "")}
     address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
     problem = _problem(f"{address}/health", headers if has_user else {}, timeout)

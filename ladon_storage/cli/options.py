@@ -7,6 +7,23 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from ladon_storage.errors import ConfigurationError
+
+_MOST = 1_000_000
+
+
+def check_above_zero(option: str, value: float) -> None:
+    """Refuse what is no length: 0, less, and what no clock and no calendar has, such as `nan`.
+
+    Raises:
+        ConfigurationError: The value is none; the message names the option.
+    """
+    if not 0 < value < _MOST:
+        raise ConfigurationError(
+            f"{option} is {value:g}. Set it to more than 0 and less than {_MOST:,}."
+        )
+
+
 SOURCE_HELP = (
     "name in the file; or a kind such as kev, package.module:Class, a JSON object with a kind, or "
     "a file that holds one."

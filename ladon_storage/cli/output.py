@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -168,10 +169,11 @@ def _style(value: object) -> str:
 
 
 def note(text: str) -> None:
-    """Print a sentence for a user on standard error."""
+    """Print a sentence for a user on standard error; a full disk below it ends no run."""
     from rich.text import Text
 
-    note_console().print(Text(text), soft_wrap=True)
+    with suppress(OSError):
+        note_console().print(Text(text), soft_wrap=True)
 
 
 def said(error: Exception) -> str:

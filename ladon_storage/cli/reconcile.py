@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ladon_storage.cli.options import File, LimitsText, Prefect, SinkText, Source
+from ladon_storage.cli.options import File, LimitsText, Prefect, SinkText, Source, check_above_zero
 from ladon_storage.cli.output import (
     Json,
     log_to_notes,
@@ -51,8 +51,7 @@ def reconcile(
     if last_days is not None:
         if since is not None:
             raise ConfigurationError("Give either --since or --last-days, and not both.")
-        if not 0 < last_days < 1e6:
-            raise ConfigurationError(f"--last-days is {last_days:g}. Set it to more than 0.")
+        check_above_zero("--last-days", last_days)
         begin = utc_now() - timedelta(days=last_days)
     job = single.single(source, sink, limits, file, prefect)
     if job.with_prefect:

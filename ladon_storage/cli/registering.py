@@ -1,13 +1,18 @@
 """The registration of deployments with Prefect, and what that changes of the existing ones.
 
-A deployment that the file describes no more is reported and stays: its runs and its logs are
-deleted with it.
+- A deployment that the file describes no more is reported and stays: its runs and its logs are
+  deleted with it.
+- One of a source that another deployment of the file collects now loses its schedules, or the
+  source would be collected twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from prefect import get_client
@@ -19,12 +24,13 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from pydantic_core import to_jsonable_python
 
+from ladon_storage import flows
 from ladon_storage.cli.deployments import TAG
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.deployed import form_of
 from ladon_storage.flows.serve import keep_switches
 
-KEEP, REMOVED = "keep", "removed"
+KEEP, REMOVED, UNSCHEDULE = "keep", "removed", "unschedule"
 ANYWHERE = "*"
 """In place of a work pool's name, any one and none."""
 
@@ -39,14 +45,19 @@ class Change(NamedTuple):
 
 
 async def changes(
-    made: Sequence[RunnerDeployment], *, pool: str | None = None, file: str | None = None
+    made: Sequence[RunnerDeployment],
+    *,
+    pool: str | None = None,
+    file: Path | None = None,
+    sinks: Mapping[str, Any] | None = None,
 ) -> list[Change]:
     """Return the changes by registering deployments; keep which of them are paused.
 
     Args:
         made: The deployments.
         pool: The work pool that runs them; ``None``: this process does; or `ANYWHERE`.
-        file: The name of their file, whose other deployments are reported as removed.
+        file: Their file, whose other deployments are reported as removed.
+        sinks: The address of each source's sink, by the source's id; ``made`` collects all of them.
     """
     found = []
     async with get_client() as client:
@@ -61,13 +72,15 @@ async def changes(
             change = "update" if differences else KEEP
             found.append(Change(each.full_name, change, _schedules(each), ", ".join(differences)))
         if file is not None:
-            found += await _removed(client, file, {each.full_name for each in made})
+            found += await _others(client, file, {each.full_name for each in made}, sinks or {})
     return found
 
 
-async def _removed(client: PrefectClient, file: str, wanted: set[str]) -> list[Change]:
+async def _others(
+    client: PrefectClient, file: Path, wanted: set[str], sinks: Mapping[str, Any]
+) -> list[Change]:
     """Return the deployments of a file that it describes no more."""
-    of_file = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG, file]))
+    of_file = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG, file.name]))
     names: dict[UUID, str] = {}
     found: list[Change] = []
     while page := await client.read_deployments(deployment_filter=of_file, offset=len(found)):
@@ -75,9 +88,31 @@ async def _removed(client: PrefectClient, file: str, wanted: set[str]) -> list[C
             if each.flow_id not in names:
                 names[each.flow_id] = (await client.read_flow(each.flow_id)).name
             full_name = f"{names[each.flow_id]}/{each.name}"
-            because = f"not in the file; it stays until `prefect deployment delete {full_name}`"
-            found.append(Change(full_name, REMOVED, "", because))
+            command = f"prefect deployment delete {shlex.quote(full_name)}"
+            because = f"not in the file; it stays until `{command}`"
+            change, schedules = REMOVED, _schedules(each)
+            if each.schedules and _collects(names[each.flow_id], each, file, sinks):
+                change, schedules = UNSCHEDULE, "none"
+                because = f"another deployment of the file collects it now; {because}"
+            found.append(Change(full_name, change, schedules, because))
     return [each for each in found if each.deployment not in wanted]
+
+
+def _collects(
+    flow: str, existing: DeploymentResponse, file: Path, sinks: Mapping[str, Any]
+) -> bool:
+    """Return whether a deployment collects the sources of the file, or one into the same sink.
+
+    Another file of the same name may have a source of the same name.
+    """
+    if flow == flows.collect_many.name:
+        return existing.parameters.get("file") == str(file.absolute())
+    source, sink = (existing.parameters.get(name) for name in ("source", "sink"))
+    if not (flow.startswith(flows.collect.name) and source and isinstance(sink, dict)):
+        return False
+    named = source.get("source_id") if isinstance(source, dict) else None
+    url = sink.get("url")
+    return url is not None and sinks.get(named or existing.name) == url
 
 
 def _differences(
@@ -106,7 +141,7 @@ def _differences(
     return found
 
 
-def _schedules(each: RunnerDeployment) -> str:
+def _schedules(each: RunnerDeployment | DeploymentResponse) -> str:
     schedules = [one.schedule for one in each.schedules or []]
     texts = [
         one.cron if isinstance(one, CronSchedule) else f"every {getattr(one, 'interval', '')}"
@@ -115,8 +150,8 @@ def _schedules(each: RunnerDeployment) -> str:
     return ", ".join(texts) or "none"
 
 
-async def apply(made: Sequence[RunnerDeployment], pool: str) -> None:
-    """Register deployments with a work pool.
+async def apply(made: Sequence[RunnerDeployment], pool: str, left: Collection[str]) -> None:
+    """Register deployments with a work pool, and unschedule those that are left over.
 
     Raises:
         ConfigurationError: There is no such pool.
@@ -131,3 +166,14 @@ async def apply(made: Sequence[RunnerDeployment], pool: str) -> None:
             ) from None
     for each in made:
         await each.aapply(work_pool_name=pool)
+    await unschedule(left)
+
+
+async def unschedule(names: Collection[str]) -> None:
+    """Delete the schedules of deployments, by their full names."""
+    async with get_client() as client:
+        for name in names:
+            with suppress(ObjectNotFound):  # it was deleted meanwhile
+                existing = await client.read_deployment_by_name(name)
+                for each in existing.schedules:
+                    await client.delete_deployment_schedule(existing.id, each.id)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from ladon_storage.cli.databases import Database, database_of
+from ladon_storage.cli.options import check_above_zero
 from ladon_storage.cli.output import print_text
 from ladon_storage.errors import ConfigurationError
 
@@ -76,8 +77,9 @@ def serve(
         from ladon_storage.server.tls import Certificate
 
         certificate = Certificate(tls_certificate, tls_key)
-    if history_days <= 0 or history_changes < 1:
-        raise ConfigurationError("--history-days and --history-changes should be above 0.")
+    check_above_zero("--history-days", history_days)
+    if history_changes < 1:
+        raise ConfigurationError(f"--history-changes is {history_changes}. Set it to 1 or more.")
     from ladon_storage.server.retention import Retention
 
     options: dict[str, Any] = {

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ladon_storage.cli.options import check_above_zero
 from ladon_storage.cli.output import Json, log_to_notes, print_json, print_text
-from ladon_storage.errors import ConfigurationError
 
 
 def sweep(
@@ -29,8 +29,8 @@ def sweep(
 
     log_to_notes()
     refuse_without_prefect()
-    if heartbeat is not None and not 0 < heartbeat < 1e6:
-        raise ConfigurationError(f"--heartbeat is {heartbeat:g}. Set it to more than 0.")
+    if heartbeat is not None:
+        check_above_zero("--heartbeat", heartbeat)
     every = frequency() if heartbeat is None else timedelta(seconds=heartbeat)
     gone = [str(each) for each in run_flows(lambda: sweep_once(every))]
     if json:

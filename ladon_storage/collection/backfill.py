@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import islice
 
 from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.ledger import Counts, ExtractionResult
@@ -55,6 +56,8 @@ CollectBatch = Callable[[list[TimeRange]], Awaitable[list[ExtractionResult | Exc
 """A function that reads parts of the range elsewhere, and returns the outcome of each."""
 
 MAX_WORKERS = 64
+MAX_WINDOWS = 100_000
+"""The most windows of a backfill: eleven years by the hour. All of them are held in memory."""
 BATCHES_PER_WORKER = 4
 MAX_PAUSE_SECONDS = 120.0
 """The longest wait for a source that says when it is to be asked again."""
@@ -125,7 +128,12 @@ async def backfill(
         )
     run = Run(run_id, limits)
     elapsed = _elapsed(source, asked, run.clock())
-    every = list(elapsed.windows(window))
+    every = list(islice(elapsed.windows(window), MAX_WINDOWS + 1))
+    if len(every) > MAX_WINDOWS:
+        raise ConfigurationError(
+            f"The range of a backfill has more than {MAX_WINDOWS:,} windows of {window}. Set a "
+            "longer window."
+        )
     await storage.health_check()
     progress = StoredProgress(watermark_store(storage), source.source_id, asked, run_id)
     async with AsyncExitStack() as held:

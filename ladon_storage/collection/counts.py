@@ -125,4 +125,5 @@ class ExtractionCounts:
             "completeness": self.completeness,
             "total": self.total,
             "lateness": self._lateness,
+            "behind_seconds": self.behind.total_seconds(),
         }

@@ -43,6 +43,7 @@ from ladon_storage.collection.protocols import (
     SupportsPosition,
     SupportsRemoval,
     WriteResult,
+    supports,
 )
 from ladon_storage.collection.records import Columns, Page, Record
 from ladon_storage.collection.resume import ResumePoint, latest
@@ -89,7 +90,7 @@ class Extraction:
         self._counts = ExtractionCounts(
             is_first=start.durable in (None, EMPTY_WATERMARK, start.origin)
         )
-        self._remembers = lease is not None and isinstance(sink, SupportsPosition)
+        self._remembers = lease is not None and supports(sink, SupportsPosition)
         self._position = start.position
         self._declares_order = bool(getattr(source, "ordered", False))
         is_guaranteed = bool(getattr(source, "order_guaranteed", False))
@@ -306,7 +307,8 @@ class Extraction:
             return
         now = self._horizon + (self._run.clock() - self._began)
         times = [*_times_of(result.new), *_times_of(result.changed)]
-        counts.delays += [now - each for each in times]
+        refilled = self._start.sink_behind  # an earlier run saw those records first
+        counts.delays += [now - each for each in times if not refilled or each > refilled.end]
         durable = self._start.durable
         if durable is not None and times:
             counts.behind = max(counts.behind, durable - min(times))
@@ -339,12 +341,8 @@ class Extraction:
             self._counts.highest = None
 
     async def _mark_removed(self) -> None:
-        counts = self._counts
-        if (
-            not self._is_full_snapshot
-            or not isinstance(self._sink, SupportsRemoval)
-            or counts.is_unchanged
-        ):
+        counts, sink = self._counts, self._sink
+        if not self._is_full_snapshot or counts.is_unchanged or not supports(sink, SupportsRemoval):
             return
         if counts.nameless:
             tell(
@@ -354,7 +352,7 @@ class Extraction:
                 "id, so its removed records are unknown, and nothing is marked.",
             )
             return
-        counts.removed = await self._sink.mark_removed(
+        counts.removed = await sink.mark_removed(
             self._source.source_id, counts.present, self._limits.removed_share
         )
 

@@ -33,6 +33,7 @@ class Freshness(BaseModel):
     max_age_hours: float = Field(
         24,
         gt=0,
+        le=10**9,
         title="Maximal age (hours)",
         description="How old the watermark may be: its distance from now, not from the last run.",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,8 +38,10 @@ class Lateness(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    counts: tuple[int, ...] = Field((), max_length=len(BOUNDS) + 1)
-    worst_seconds: float | None = None
+    counts: tuple[Annotated[int, Field(ge=0, le=2**53)], ...] = Field(
+        (), max_length=len(BOUNDS) + 1
+    )
+    worst_seconds: float | None = Field(None, ge=0, le=10**13)
 
     @classmethod
     def of(cls, delays: Iterable[timedelta]) -> Self:

@@ -97,6 +97,7 @@ class Ledger(Counts):
         gap: The records that the source no longer had.
         sink_behind: The range that a restored, dropped or new sink did not have at the beginning.
         lateness: The time from the records' timestamps to their first sight.
+        behind_seconds: The distance of the oldest new record behind the watermark.
     """
 
     start: datetime | None = None
@@ -107,6 +108,7 @@ class Ledger(Counts):
     gap: Gap | None = None
     sink_behind: SinkBehind | None = None
     lateness: Lateness = Lateness()
+    behind_seconds: float = 0.0
 
     def as_fields(self) -> dict[str, Any]:
         """Return the fields of the ledger alone, as a report of the run repeats them."""

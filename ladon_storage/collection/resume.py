@@ -22,6 +22,7 @@ from ladon_storage.collection.protocols import (
     Sink,
     Source,
     SupportsPosition,
+    supports,
 )
 from ladon_storage.errors import visible
 from ladon_storage.models import EMPTY_WATERMARK, WatermarkStatus, meant
@@ -67,12 +68,12 @@ async def plan_resume(source: Source, sink: Sink, lease: SourceLease, run: Run) 
     # A clock that is ahead would leave out what the lookback has, and promise the future.
     now = min(ours, lease.now())
     position = None
-    if isinstance(sink, SupportsPosition):
+    if supports(sink, SupportsPosition):
         position = await sink.position(source.source_id)
     limit = lease.now() + _CLOCK_RESOLUTION
     if lease.before is not None and lease.before > limit:
         lease.before = await _last_sane(source, lease, position, limit, limits)
-    if isinstance(sink, SupportsPosition):
+    if supports(sink, SupportsPosition):
         durable = _durable(source, lease, position, limit)
         behind = _behind(position, lease.before)
     else:

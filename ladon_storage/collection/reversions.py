@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from ladon_storage.collection.protocols import Sink, SupportsReversion
+from ladon_storage.collection.protocols import Sink, SupportsReversion, supports
 from ladon_storage.collection.records import Columns, Record
 
 MAX_IDS = 2**18
@@ -41,7 +41,7 @@ class Reversions:
     @classmethod
     def of(cls, sink: Sink, *, is_needed: bool) -> Reversions:
         """Return the reversions of a run into a sink; inactive if the sink lacks support."""
-        return cls(sink if is_needed and isinstance(sink, SupportsReversion) else None)
+        return cls(sink if is_needed and supports(sink, SupportsReversion) else None)
 
     @property
     def records(self) -> list[Record]:

@@ -200,10 +200,10 @@ def _with_lateness(collected: ExtractionResult, lease: SourceLease) -> Extractio
     """Return the result with the lateness of all runs whose ledgers the service keeps."""
     told = getattr(lease.stored, "ledger", None) or {}
     try:
-        before = Lateness.model_validate(told.get("lateness") or {})
+        lateness = Lateness.model_validate(told.get("lateness") or {}) + collected.lateness
     except ValidationError:  # of another program, or another release
         return collected
-    return collected.model_copy(update={"lateness": before + collected.lateness})
+    return collected.model_copy(update={"lateness": lateness})
 
 
 def _kept(collected: ExtractionResult, source: Source) -> dict[str, Any]:

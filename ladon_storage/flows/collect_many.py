@@ -53,6 +53,7 @@ from ladon_storage.flows.fleet import (
 )
 from ladon_storage.flows.overview import update_overview
 from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
+from ladon_storage.flows.part_runs import taken_over
 from ladon_storage.flows.spreading import (
     GROUPS_PER_WORKER,
     by_flow_runs,
@@ -122,6 +123,8 @@ async def collect_many(
         part: The part of the sources that this run collects, such as 2/8; empty for all.
     """
     refuse_unchosen_block()
+    if part is not None and (why := await _taken_over()):
+        return completed(ManyReport(sources=0, failed=0, gaps=0, seconds=0.0), f"skipped: {why}")
     if concurrency is not None and concurrency < 1:
         raise ConfigurationError(f"concurrency should be 1 or more, not {concurrency}.")
     project = _project(sources, file)
@@ -153,8 +156,8 @@ async def collect_many(
         if workers == 1:
             await _collect_here(fleet, told, opening, settings, concurrency)
         elif part is None and is_local() and await work_pool():
-            runs = await by_flow_runs(min(workers, len(told)))
-            return fleet.of_parts([report for _, report in runs])
+            group = Group(told, opening, settings, _family(), concurrency)
+            return await _collect_by_flow_runs(fleet, group, min(workers, len(told)))
         else:
             folder = project.path.absolute().parent if project else Path.cwd()
             group = Group([], opening, settings, _family(), concurrency, folder)
@@ -200,6 +203,34 @@ async def _collect_by_groups(
         await by_task_runner(Group.submit, groups, workers, done)
 
 
+async def _collect_by_flow_runs(fleet: _Fleet, group: Group, count: int) -> ManyReport:
+    """Let runs on the work pool collect parts of a group, and collect those that never begin."""
+    ending = Ending()
+
+    async def take_over(number: int) -> str:
+        own = _part_of(group.sources, f"{number}/{count}")
+        part, tally = dataclasses.replace(group, sources=own), Tally()
+        try:
+            tally = await part.collect(ending)
+        except Exception as error:  # of the sink, before the first source
+            for each in own:
+                tally.failed(each, each.name, error, 0.0)
+        fleet.tally.add(tally)
+        fleet.taken_over += 1
+        await fleet.publish()
+        return failures(tally, len(own))
+
+    runs = await by_flow_runs(count, take_over)
+    return fleet.of_parts([report for _, report in runs])
+
+
+async def _taken_over() -> str | None:
+    """Return why this part needs no collection; where Prefect does not say, it needs one."""
+    async with best_effort("look whether another run took the part over"):
+        return await taken_over()
+    return None
+
+
 def _family() -> str:
     """Return the flow run to which all executions of parts of the sources belong."""
     parent = runtime.flow_run.parent_flow_run_id if runtime.flow_run.id else None
@@ -231,6 +262,7 @@ class _Fleet:
 
     def __init__(self, count: int) -> None:
         self.tally = Tally()
+        self.taken_over = 0
         self._count = count
         self._began = time.monotonic()
 
@@ -257,14 +289,9 @@ class _Fleet:
                 else:
                     await aupdate_progress_artifact(artifact, share, description=text)
 
-    async def finish(self) -> ManyReport:
-        """Write the table, and return the report.
-
-        Raises:
-            CollectionError: A source failed.
-        """
-        tally, sums = self.tally, self.tally.sums
-        kept = tally.sorted_rows()
+    async def publish(self) -> None:
+        """Write the table, and update the overview."""
+        kept = self.tally.sorted_rows()
         rows = [row.cells for row in kept[:TABLE_ROWS]]
         shown = f"{len(rows)} of {self._count:,}" if self._count > len(rows) else f"{len(rows)}"
         async with best_effort("write the table"):
@@ -275,13 +302,18 @@ class _Fleet:
             )
         async with best_effort("update the overview"):
             await update_overview([row.facts for row in kept if row.facts is not None])
-        if sums["failed"]:
-            named = tally.failures[:NAMED_FAILURES]
-            more = sums["failed"] - len(named)
+
+    async def finish(self) -> ManyReport:
+        """Write the table, and return the report.
+
+        Raises:
+            CollectionError: A source failed.
+        """
+        await self.publish()
+        tally, sums = self.tally, self.tally.sums
+        if failed := failures(tally, self._count):
             raise CollectionError(
-                f"{sums['failed']:,} of {self._count:,} sources failed: "
-                f"{'; '.join(named)}{f'; and {more:,} more' if more else ''}. "
-                "The others are collected; see the run's table and log."
+                f"{failed}. The others are collected; see the run's table and log."
             )
         report = ManyReport(
             sources=self._count,
@@ -296,14 +328,15 @@ class _Fleet:
     def of_parts(self, reports: list[dict[str, Any]]) -> ManyReport:
         """Return the report of a run whose parts were runs of their own."""
         told = [ManyReport.model_validate(each) for each in reports if each]
+        sums = self.tally.sums
         for each in told:
             self.tally.counts += each
-        self.tally.sums["skipped"] = sum(each.skipped for each in told)
+            sums.update(skipped=each.skipped, gaps=each.gaps)
         report = ManyReport(
             sources=self._count,
             failed=0,
-            skipped=self.tally.sums["skipped"],
-            gaps=sum(each.gaps for each in told),
+            skipped=sums["skipped"],
+            gaps=sums["gaps"],
             seconds=time.monotonic() - self._began,
             **dict(self.tally.counts),
         )
@@ -313,9 +346,24 @@ class _Fleet:
         skipped = f", {report.skipped:,} of them skipped" if report.skipped else ""
         if unknown:  # of parts that could not leave their reports
             skipped += f", without the counts of {unknown:,} part{'s' * (unknown != 1)}"
+        if taken := self.taken_over:
+            skipped += f", those of {taken:,} part{'s' * (taken != 1)} collected by this run"
         reasons = dict(self.tally.reasons.most_common())
         told = summary(Ledger(**dict(self.tally.counts), reasons=reasons))
         return completed(report, f"{self._count:,} sources{skipped}: {told}")
+
+
+def failures(tally: Tally, count: int) -> str:
+    """Return how many of so many sources failed, and why; empty: none did."""
+    failed = tally.sums["failed"]
+    named = tally.failures[:NAMED_FAILURES]
+    more = failed - len(named)
+    if not failed:
+        return ""
+    return (
+        f"{failed:,} of {count:,} sources failed: "
+        f"{'; '.join(named)}{f'; and {more:,} more' if more else ''}"
+    )
 
 
 def _project(sources: list[SourceFields] | None, file: str | None) -> Project | None:

@@ -300,19 +300,27 @@ class Group:
         future: PrefectFuture[Any] = collect_group.submit(self.label, pickled(self, "sink"))
         return future
 
+    async def collect(self, ending: Ending) -> Tally:
+        """Collect the sources in this process, as an execution of its own.
+
+        Args:
+            ending: The cause of this process's end, for the error of a source.
+        """
+        checked = CheckedStorage(batched(shared_client(self.storage)), ending.named)
+        run_id, tally = f"{self.family}/{uuid4().hex[:12]}", Tally()
+        with secret_lookup(secret_block):
+            async with await resolve_sink(self.sink) as opened, shared_connections():
+                collector = Collector(opened, checked, run_id, self.family, tally)
+                await collector.collect(self.sources, self.concurrency)
+        return tally
+
 
 async def _collect_group(_label: str, given: bytes) -> Tally:
     group: Group = pickle.loads(given)  # noqa: S301 - of the flow that submits it
     if group.folder is not None:
         add_to_path(group.folder)
     share_hosts_of(group.storage)
-    checked = CheckedStorage(batched(shared_client(group.storage)), Ending().named)
-    run_id, tally = f"{group.family}/{uuid4().hex[:12]}", Tally()
-    with secret_lookup(secret_block):
-        async with await resolve_sink(group.sink) as opened, shared_connections():
-            collector = Collector(opened, checked, run_id, group.family, tally)
-            await collector.collect(group.sources, group.concurrency)
-    return tally
+    return await group.collect(Ending())
 
 
 collect_group = Task(

@@ -6,6 +6,9 @@
   have nothing new; the one that it held is free when its lease has ended.
 - The results of flow runs on a work pool come by an artifact: Prefect keeps no result of another
   process unless it has a storage for it.
+- A run on a work pool may never begin: no worker is free, or the host ends before the first
+  heartbeat. The run that starts the others takes its part over. Both may collect at once, and each
+  source still has one writer: an execution waits for the lease of another.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import contextvars
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -36,7 +39,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from ladon_storage.collection.summaries import one_line
 from ladon_storage.errors import CollectionError, ConfigurationError
-from ladon_storage.flows.zombies import frequency, keep_sweeping
+from ladon_storage.flows.part_runs import PartRun
+from ladon_storage.flows.zombies import CONFIRMED, MISSED, frequency, keep_sweeping
 
 logger = logging.getLogger("ladon_storage.flows")
 
@@ -167,11 +171,21 @@ async def work_pool() -> str | None:
     return pool
 
 
-async def by_flow_runs(count: int) -> list[tuple[FlowRun, dict[str, Any]]]:
+async def by_flow_runs(
+    count: int, take_over: Callable[[int], Awaitable[str]]
+) -> list[tuple[FlowRun, dict[str, Any]]]:
     """Run this deployment once for each part, on its work pool, and return the runs' reports.
 
     A run that crashed is started again: its process is gone. Where its worker is gone, too, its
-    missing heartbeats show that, and it is marked as crashed.
+    missing heartbeats show that, and it is marked as crashed. A run that has not begun by then, or
+    has sent no heartbeat, is cancelled, and its part taken over; of several, one after another.
+
+    Args:
+        count: The number of parts.
+        take_over: Collects a part, by its number, here; returns how it failed, or nothing.
+
+    Returns:
+        The runs whose parts were not taken over, and their reports.
 
     Raises:
         CollectionError: A part did not complete; the others did.
@@ -181,15 +195,24 @@ async def by_flow_runs(count: int) -> list[tuple[FlowRun, dict[str, Any]]]:
     assert context.flow_run is not None  # noqa: S101
     deployment, given = context.flow_run.deployment_id, dict(context.flow_run.parameters)
     assert deployment is not None  # noqa: S101
+    reason = f"Run {context.flow_run.name!r} takes its part over."
 
     started: set[UUID] = set()
+    one_at_a_time = asyncio.Lock()
+    taken: dict[UUID, str] = {}
 
     async def one(number: int) -> FlowRun:
         parameters = {**given, "spread": 1, "part": f"{number}/{count}"}
         for attempt in range(1, ATTEMPTS + 1):
             begun: FlowRun = await arun_deployment(deployment, parameters=parameters, timeout=0)
             started.add(begun.id)
-            found = await _ended(begun)
+            part = PartRun(begun, (MISSED + CONFIRMED) * frequency(), _POLL_SECONDS)
+            while not await part.has_ended():
+                async with one_at_a_time:
+                    if await part.cancel(reason):
+                        taken[begun.id] = await take_over(number)
+                        return part.run
+            found = part.run
             if found.state is None or found.state.type is not StateType.CRASHED:
                 break
             logger.warning(
@@ -200,30 +223,29 @@ async def by_flow_runs(count: int) -> list[tuple[FlowRun, dict[str, Any]]]:
 
     sweeping = asyncio.create_task(keep_sweeping(frequency(), started))
     try:
-        runs = await asyncio.gather(*(one(number) for number in range(1, count + 1)))
+        async with asyncio.TaskGroup() as parts:
+            watching = [parts.create_task(one(number)) for number in range(1, count + 1)]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     finally:
         sweeping.cancel()
         await asyncio.wait({sweeping})
-    failed = [
-        f"{run.name} ({run.state.message if run.state else 'no state'})"
-        for run in runs
-        if run.state is None or not run.state.is_completed()
-    ]
+    runs = [each.result() for each in watching]
+    failures = [(run.name, taken.get(run.id, _failure(run))) for run in runs]
+    failed = [f"{name} ({failure})" for name, failure in failures if failure]
     if failed:
         raise CollectionError(
             f"{len(failed):,} of {count:,} parts failed: {'; '.join(failed)}. The others are "
             "collected."
         )
-    return [(run, await _report_of(run.id)) for run in runs]
+    return [(run, await _report_of(run.id)) for run in runs if run.id not in taken]
 
 
-async def _ended(run: FlowRun) -> FlowRun:
-    """Return a flow run when it has ended."""
-    async with get_client() as client:
-        while run.state is None or not run.state.is_final():
-            await asyncio.sleep(_POLL_SECONDS)
-            run = await client.read_flow_run(run.id)
-    return run
+def _failure(run: FlowRun) -> str:
+    """Return how a run that has ended failed; empty: it completed."""
+    if run.state is None:
+        return "no state"
+    return "" if run.state.is_completed() else run.state.message or run.state.name or "failed"
 
 
 async def publish_part(report: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ class Sweeper:
     async def _suspect(self, client: PrefectClient, run: FlowRun, now: datetime) -> _Suspect | None:
         if run.state is None or now - run.state.timestamp <= self.silence:
             return None
-        last = await _last_heard(client, run.id, now)
+        last = await last_heard(client, run.id, now)
         if last is None or now - last <= self.silence:
             return None
         return _Suspect(run.state.id, last, now)
@@ -133,7 +133,7 @@ async def _running(client: PrefectClient) -> list[FlowRun]:
             return found
 
 
-async def _last_heard(client: PrefectClient, run_id: UUID, now: datetime) -> datetime | None:
+async def last_heard(client: PrefectClient, run_id: UUID, now: datetime) -> datetime | None:
     """Return the time of a run's last heartbeat; ``None``: there was none."""
     chosen = {
         "event": {"name": [HEARTBEAT]},

@@ -66,6 +66,8 @@ def _document(file: Path) -> dict[str, Any]:
         problem = "is not UTF-8. Save it as UTF-8"
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
+    except RecursionError:
+        problem = "is not read: its values are nested too deeply"
     except ValueError as error:
         problem = f"is not TOML: {_TWICE.sub(_table_twice, str(error))}"
     raise ConfigurationError(f"The file {str(file)!r} {problem}.")

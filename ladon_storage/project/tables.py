@@ -95,7 +95,10 @@ class Freshness(BaseModel):
     model_config = _STRICT
 
     max_age_hours: float = Field(
-        gt=0, allow_inf_nan=False, description="Age of the watermark in hours at which it is stale."
+        gt=0,
+        le=10**9,
+        allow_inf_nan=False,
+        description="Age of the watermark in hours at which it is stale.",
     )
 
 

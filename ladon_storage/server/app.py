@@ -231,7 +231,9 @@ class Routes:
         if query.sources == "all":
             listing = Listing(query.limit, after=query.after or "", order=Order.NAME)
         found = await self._store.overview(listing)
-        text = await asyncio.to_thread(self._metrics.text, found, self._store.now())
+        text = await asyncio.to_thread(
+            self._metrics.text, found, self._store.now(), self._store.lost_changes
+        )
         return web.Response(body=text, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
 
     async def document(self, request: web.Request) -> web.Response:

@@ -29,6 +29,11 @@ class Backend(Protocol):
         """What it says differently."""
         ...
 
+    @property
+    def lost_changes(self) -> int:
+        """The acknowledged changes that the database was found to lack."""
+        ...
+
     async def read(self, source_id: str) -> Row | None:
         """Return the row of a source's watermark."""
         ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from ladon_storage.models import Precondition, Watermark, WatermarkUpdate
 from ladon_storage.server.requests import TAGS
@@ -31,7 +31,7 @@ class BatchRequest(BaseModel):
     source_id: SourceId
     update: WatermarkUpdate | None = None
     if_match: _IfMatch | None = None
-    if_none_match: bool = False
+    if_none_match: StrictBool = False
 
     @property
     def method(self) -> str:

@@ -301,6 +301,7 @@ class GroupCommit:
         self._waiting: list[tuple[Change, Note, asyncio.Future[Any]]] = []
         self._awake = asyncio.Event()
         self._closed = False
+        self._fault = ""
         self._thread = _Committer(self._end)
         self._task = asyncio.create_task(self._work())
 
@@ -355,8 +356,11 @@ class GroupCommit:
             self._check_files()
             await self._thread.commit()
             self.files.settle()  # it may have started the log again, or copied it to the database
+            self._fault = ""
         except Exception as error:
-            logger.exception("A commit of %d changes failed", len(group))
+            if str(error) != self._fault:  # once; each request that it refuses has a line besides
+                logger.exception("A commit of %d changes failed", len(group))
+                self._fault = str(error)
             if group is self._waiting:
                 self._waiting = []
             with suppress(sqlite3.Error):

@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 
 from ladon_storage.models import age_seconds
 from ladon_storage.server.connections import Reason
-from ladon_storage.server.overview import Details, Overview, SourceState, State
+from ladon_storage.server.overview import Details, Overview, SourceState, State, amount
 
 MAX_SOURCES = 400
 """The most sources of one scrape."""
@@ -84,15 +84,17 @@ class ServiceMetrics:
         """Count a write of a stored source that was refused: another run was faster."""
         self._conflicts[source_id] += 1
 
-    def text(self, overview: Overview, now: datetime) -> bytes:
+    def text(self, overview: Overview, now: datetime, lost_changes: int = 0) -> bytes:
         """Return everything in Prometheus's text format.
 
         Args:
             overview: The numbers of sources, and the sources that are listed one by one.
             now: The timestamp that ages are counted to.
+            lost_changes: The acknowledged changes that the database was found to lack.
         """
         sources = CollectorRegistry()
         sources.register(_Sources(overview, self._conflicts, now))
+        sources.register(_Lost(lost_changes))
         return generate_latest(self._registry) + generate_latest(sources)
 
 
@@ -191,6 +193,18 @@ class _Sources(Collector):
         yield from (state_of, outcome_of, conflicts)
 
 
+class _Lost(Collector):
+    def __init__(self, changes: int) -> None:
+        self._changes = changes
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "storage_service_lost_changes",
+            "Acknowledged changes that the database was found to lack, as after a failover.",
+            value=self._changes,
+        )
+
+
 def _fitting(sources: Iterable[Scraped]) -> list[Scraped]:
     """Return as many sources as keep a scrape small, whatever their names."""
     fitting: list[Scraped] = []
@@ -208,11 +222,7 @@ def _is_in(state: State) -> Callable[[Scraped, datetime], float]:
 
 
 def _ledger(name: str) -> Callable[[Scraped, datetime], float | None]:
-    def value(each: Scraped, _: datetime) -> float | None:
-        found = each.details.ledger.get(name)
-        return float(found) if isinstance(found, int | float) else None
-
-    return value
+    return lambda each, _: amount(each.details.ledger, name)
 
 
 def _has(name: str) -> Callable[[Scraped, datetime], float | None]:
@@ -313,6 +323,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[Scraped, datetime], float | None]], ...
         "lateness_seconds",
         "Time within which 99 % of a source's records are seen after their own time.",
         _ledger("lateness_p99_seconds"),
+    ),
+    (
+        "last_run_behind_seconds",
+        "Distance of the oldest new record of a source's last run behind the watermark.",
+        _ledger("behind_seconds"),
     ),
     (
         "overlap_seconds",

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ladon_storage.server.overview import State
+from ladon_storage.server.overview import State, amount
 
 _SHOW, _COLLECT = "watermarks show {}", "collect {}"
 _RECONCILE = "reconcile {}"
@@ -64,8 +64,8 @@ _UNUSABLE = (
     ("source try {}", _RECONCILE, _COLLECT),
 )
 _LATE = (
-    "Records come nearly as late as the overlap reaches. Set the overlap to twice the lateness, "
-    "and store what was missed.",
+    "News of the last run was nearly as far behind the watermark as the overlap reaches. Set the "
+    "overlap to twice that distance, `behind_seconds`, and store what was missed.",
     (_SHOW, _RECONCILE, _COLLECT),
 )
 
@@ -97,7 +97,7 @@ def next_steps(state: State, source_id: str, ledger: Mapping[str, Any]) -> list[
         found.append(_LOST)
     if _number(ledger, "records_quarantined") > 0.05 * _number(ledger, "records_delivered"):
         found.append(_UNUSABLE)
-    if _number(ledger, "lateness_p99_seconds") > 0.8 * _number(ledger, "overlap_seconds", math.inf):
+    if _number(ledger, "behind_seconds") > 0.8 * _number(ledger, "overlap_seconds", math.inf):
         found.append(_LATE)
     return [
         NextStep(
@@ -126,8 +126,7 @@ def finding(ledger: Mapping[str, Any] | None) -> str:
 
 
 def _number(ledger: Mapping[str, Any], name: str, otherwise: float = 0.0) -> float:
-    value = ledger.get(name)
-    return float(value) if isinstance(value, int | float) and value else otherwise
+    return amount(ledger, name) or otherwise
 
 
 def _with_source(command: str, source_id: str) -> str:

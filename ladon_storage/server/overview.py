@@ -264,6 +264,24 @@ def _source(
     )
 
 
+def amount(ledger: Mapping[str, Any], name: str) -> float | None:
+    """Return a number of a ledger; ``None``: it is missing, or no count and no duration.
+
+    A ledger is a writer's own: one with a number that nothing can show leaves the others visible.
+
+    >>> amount({"pages": 3}, "pages"), amount({"pages": 10**400}, "pages"), amount({}, "pages")
+    (3.0, None, None)
+    """
+    value = ledger.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) <= _MOST else None
+
+
+_MOST = 10**13
+"""More than any run's records, and seconds that a `timedelta` still holds."""
+
+
 def details(connection: Connection, source_id: str) -> Details:
     """Return what a page shows of one source; empty where it was deleted meanwhile."""
     row = connection.execute(

@@ -24,7 +24,7 @@ from ladon_storage.errors import DatabaseError
 from ladon_storage.server import requests
 from ladon_storage.server.access import COOKIE, SESSION_SECONDS, Access
 from ladon_storage.server.next_steps import finding, next_steps
-from ladon_storage.server.overview import Listing, Order, RunRecord, State
+from ladon_storage.server.overview import Listing, Order, RunRecord, State, amount
 from ladon_storage.server.store import WatermarkDatabase
 
 SOURCES, SOURCE = "/", "/sources/{source_id:[^/]*}"
@@ -108,6 +108,7 @@ class Pages:
             orders=list(Order),
             pages=max(1, -(-found.found // PAGE_SIZE)),
             fault=await self._fault(),
+            lost=self._store.lost_changes,
             link=lambda **changed: _link(query, **changed),
         )
 
@@ -131,6 +132,7 @@ class Pages:
             history=history,
             query=query,
             fault=await self._fault(),
+            lost=self._store.lost_changes,
         )
 
     async def sign_in_form(self, request: web.Request) -> web.Response:
@@ -230,7 +232,7 @@ def _environment() -> jinja2.Environment:
         "plain": _plain,
         "path": lambda text: quote(text, safe=""),
     }
-    environment.globals |= {"bars": bars, "finding": finding}
+    environment.globals |= {"amount": amount, "bars": bars, "finding": finding}
     return environment
 
 

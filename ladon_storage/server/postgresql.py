@@ -40,7 +40,12 @@ from ladon_storage.server.postgresql_schema import (
     migrate,
     unusable,
 )
-from ladon_storage.server.postgresql_servers import MOST_ABANDONED, Servers, ServiceConnection
+from ladon_storage.server.postgresql_servers import (
+    MOST_ABANDONED,
+    Servers,
+    ServiceConnection,
+    refuse_other_systems,
+)
 from ladon_storage.server.postgresql_writes import (
     SELECT,
     SELECT_LINE,
@@ -118,6 +123,7 @@ class PostgresqlBackend:
             ConfigurationError: It cannot be this program's database.
         """
         address = address_of(url)
+        await asyncio.to_thread(refuse_other_systems, address)
         await asyncio.to_thread(migrate, address)
         # Each lending would be a line of its log, and each failed attempt one beside ours.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
@@ -153,6 +159,11 @@ class PostgresqlBackend:
             await self._renewing
         await self._pool.close()
         await self._scans.close()
+
+    @property
+    def lost_changes(self) -> int:
+        """The acknowledged changes that a server was found to lack, since the service began."""
+        return self._servers.lost
 
     async def read(self, source_id: str) -> Row | None:
         """Return the row of a source's watermark."""

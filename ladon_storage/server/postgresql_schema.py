@@ -65,15 +65,28 @@ class Address(NamedTuple):
 
     def rotated(self) -> Address:
         """Return the address with its first server after the others."""
+        found, lists = self._lists()
+        for name, each in lists.items():
+            found[name] = ",".join([*each[1:], each[0]])
+        return self._replace(conninfo=make_conninfo(**found))
+
+    def servers(self) -> list[str]:
+        """Return what libpq takes for each of the servers, whether it accepts writes or not."""
+        found, lists = self._lists()
+        found["target_session_attrs"] = "any"
+        each_server = zip(*lists.values(), strict=False)
+        return [
+            make_conninfo(**found | dict(zip(lists, each, strict=True))) for each in each_server
+        ]
+
+    def _lists(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        """Return the parameters, and those of them that have a value for each server."""
         found: dict[str, Any] = conninfo_to_dict(self.conninfo)
-        lists = {
+        return found, {
             name: str(found[name]).split(",")
             for name in ("host", "hostaddr", "port")
             if "," in str(found.get(name) or "")
         }
-        for name, each in lists.items():
-            found[name] = ",".join([*each[1:], each[0]])
-        return self._replace(conninfo=make_conninfo(**found))
 
 
 def address_of(url: str) -> Address:

@@ -2,6 +2,8 @@
 
 - A server that is promoted begins a new timeline. One of an earlier timeline was the primary before
   it, and is refused: what it stores is lost when it joins the others again.
+- All servers of an address are copies of one system. One of another system is refused as long as
+  the service runs: its versions have nothing to do with those that were given out.
 - The last acknowledged changes are remembered. A new connection to a server without one of them is
   logged as a loss, and the versions that were given out are not given out again.
 - A commit that waits for a standby keeps its backend, also when its connection is gone. So few such
@@ -13,13 +15,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from contextlib import suppress
 from typing import Any, Self
 
 import psycopg
 
 from ladon_storage import databases
-from ladon_storage.errors import DatabaseError
+from ladon_storage.errors import ConfigurationError, DatabaseError
 from ladon_storage.server.postgresql_schema import (
+    CONNECT_SECONDS,
     Address,
     PostgresqlConnection,
     adapt,
@@ -37,9 +41,9 @@ MOST_ABANDONED = 8
 """The backends whose answer was not waited for, beyond which no change is sent."""
 
 _TIMELINE = """
-SELECT system_identifier,
-('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int
-FROM pg_control_system() WHERE NOT pg_is_in_recovery()
+SELECT system_identifier, CASE WHEN pg_is_in_recovery() THEN 0
+ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END
+FROM pg_control_system()
 """
 _KNOWN = """
 SELECT pg_is_in_recovery(), pg_sequence_last_value('history_version'),
@@ -49,8 +53,37 @@ _SKIP = "SELECT count(nextval('history_version')) FROM generate_series(1, %s)"
 _RUNNING = "SELECT pid, wait_event FROM pg_stat_activity WHERE pid = ANY(%s)"
 
 
-class EarlierPrimaryError(psycopg.OperationalError):
+class RefusedServerError(psycopg.OperationalError):
+    """Raised when a server is reached, but its database is not the one that it should be."""
+
+
+class EarlierPrimaryError(RefusedServerError):
     """Raised when a server accepts changes, but another one was promoted after it."""
+
+
+class OtherSystemError(RefusedServerError):
+    """Raised when a server is no copy of the servers that were reached before."""
+
+
+def refuse_other_systems(address: Address) -> None:
+    """Refuse an address of servers that are no copies of each other, as far as they answer.
+
+    Raises:
+        ConfigurationError: Two of them belong to different systems.
+    """
+    found: dict[int, str] = {}
+    for each in address.servers():
+        with suppress(psycopg.Error), psycopg.connect(each, autocommit=True) as connection:
+            with bounded(connection, CONNECT_SECONDS):
+                rows = connection.execute(_TIMELINE).fetchall()
+            for system, _ in rows:
+                found.setdefault(system, f"{connection.info.host}:{connection.info.port}")
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"The servers of database {address.shown} are no copies of each other: "
+            f"{' and '.join(found.values())} have data of their own. Name the servers of one "
+            "PostgreSQL cluster alone."
+        )
 
 
 class ServiceConnection(psycopg.AsyncConnection[Any]):
@@ -99,6 +132,8 @@ class Servers:
         """The reason for which the last connection was not made; empty: it was made."""
         self.abandoned: set[int] = set()
         """The backends whose answer was not waited for."""
+        self.lost = 0
+        """The acknowledged changes that a server was found to lack."""
         self._seconds = seconds
         self._system: int | None = None
         self._timeline = 0
@@ -170,7 +205,7 @@ class Servers:
             try:
                 with bounded(connection.inner, self._seconds):
                     self._check(connection.inner.execute(_TIMELINE).fetchall(), connection.inner)
-            except EarlierPrimaryError:
+            except RefusedServerError:
                 connection.inner.close()
                 if is_last:
                     raise
@@ -182,7 +217,7 @@ class Servers:
         return connection
 
     async def _admit(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        """Refuse a primary that is no longer the one."""
+        """Refuse a primary that is no longer the one, and a server that never was one of them."""
         try:
             rows = await (await connection.execute(_TIMELINE)).fetchall()
         except psycopg.Error:
@@ -197,14 +232,22 @@ class Servers:
         connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
     ) -> None:
         for system, timeline in rows:
-            if system == self._system and timeline < self._timeline:
-                info = connection.info
+            server = f"server {connection.info.host}:{connection.info.port}"
+            if self._system not in (None, system):
+                self.address = self.address.rotated()
+                raise OtherSystemError(
+                    f"{server} is no copy of the database that this service began with: name the "
+                    "servers of one PostgreSQL cluster alone, or restart the service if the "
+                    "database was moved on purpose"
+                )
+            self._system = system
+            if 0 < timeline < self._timeline:
                 self.address = self.address.rotated()
                 raise EarlierPrimaryError(
-                    f"server {info.host}:{info.port} was replaced by another one: its timeline is "
-                    f"{timeline}, and not {self._timeline}"
+                    f"{server} was replaced by another one: its timeline is {timeline}, and not "
+                    f"{self._timeline}"
                 )
-            self._system, self._timeline = system, timeline
+            self._timeline = timeline or self._timeline
 
     async def _compare(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Look whether a server has the last acknowledged changes."""
@@ -217,6 +260,7 @@ class Servers:
         missing = set(versions).difference(found).intersection(self._acknowledged)
         if missing:
             self._acknowledged.clear()
+            self.lost += len(missing)
             logger.error(
                 "Database %s lacks %d of the last %d acknowledged changes, such as version %d: it "
                 "is older than they are, as after a failover to an asynchronous standby. The next "

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel
 from pydantic_core import to_json
 
@@ -91,6 +92,9 @@ def problem(sentence: str, status: int, field: str | None = None) -> web.Respons
     return Reply.refusing(sentence, status, field).response()
 
 
+_UNREADABLE = (web.RequestPayloadError, HttpProcessingError, ConnectionError)
+
+
 class Protocol(web.RequestHandler):
     """The HTTP of aiohttp, with errors in JSON and without a log of bytes that are no HTTP.
 
@@ -136,6 +140,11 @@ class Protocol(web.RequestHandler):
         self.force_close()
         if transport is not None:
             transport.abort()
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log a fault, but not that the rest of a body cannot be read after its answer."""
+        if not isinstance(kw.get("exc_info"), _UNREADABLE):
+            super().log_exception(*args, **kw)
 
     def handle_error(
         self,

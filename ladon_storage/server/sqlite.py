@@ -75,6 +75,7 @@ class SqliteBackend:
     """The watermarks in one SQLite file; made by ``open``, for one event loop."""
 
     # SQLite's own lower() knows the letters of ASCII.
+    lost_changes = 0
     dialect = Dialect("temp.limits", _keep_limits, "instr(folded(source_id), :search)")
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:

@@ -111,6 +111,11 @@ class WatermarkDatabase:
             ) from error
         return cls(await PostgresqlBackend.open(database), now)
 
+    @property
+    def lost_changes(self) -> int:
+        """The acknowledged changes that the database was found to lack, as after a failover."""
+        return self._backend.lost_changes
+
     async def close(self) -> None:
         """Finish the writes that wait, and close the database."""
         await self._backend.close()

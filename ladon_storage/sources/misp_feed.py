@@ -27,9 +27,10 @@ from ladon_storage.errors import SourceError
 from ladon_storage.sources.fields import Connection
 from ladon_storage.sources.http.client import OK, Credentials, HttpResponse, SourceHttp, source_http
 from ladon_storage.sources.http.urls import redact_url
-from ladon_storage.sources.json.documents import off_loop
+from ladon_storage.sources.json.documents import beside_keyed, off_loop
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.problems import published_error
+from ladon_storage.sources.rest.failures import failure
 from ladon_storage.sources.timestamps import unix_timestamps
 
 PAGE_EVENTS = 10
@@ -38,7 +39,7 @@ PAGE_EVENTS = 10
 _LONGEST_RAW = 2**20
 """Bytes that are kept of a file that is no event."""
 
-_REFUSED = (403, 404, 410)
+_REFUSED = (403, 404, 410, 451)
 """Statuses of a missing file; object stores answer 403 to clients that may not list."""
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -144,6 +145,11 @@ class MispFeed:
                 "is not an object of events, or is empty",
                 "nothing of it was stored; check what the feed publishes",
             )
+        if sign := failure(beside_keyed(manifest), manifest, ""):
+            raise self._error(
+                f"has {http.quoted(sign[1])} at {sign[0]!r}, next to its events",
+                "nothing of it was stored; check what the feed publishes",
+            )
         page, listed = Page(), {}
         for uuid, entry in manifest.items():
             try:
@@ -192,7 +198,8 @@ def _read_event(
 ) -> Record | Reject:
     try:
         event = http.parsed(answer)
-        if value_at(event, "Event.uuid") == uuid:
+        found = value_at(event, "Event.uuid")
+        if isinstance(found, str) and found.lower() == uuid.lower():
             return Record.of(uuid, min(moment, _own_time(event, moment)), event)
         problem = "Event.uuid: is not the one that the manifest lists"
     except (SourceError, ValueError) as error:

@@ -52,6 +52,7 @@ from ladon_storage.sources.json.documents import (
 )
 from ladon_storage.sources.problems import published_error
 from ladon_storage.sources.rest.failures import failure
+from ladon_storage.sources.rest.names import truth
 from ladon_storage.sources.taxii_envelopes import (
     ADDED_FIRST,
     ADDED_LAST,
@@ -226,9 +227,11 @@ class Taxii(BaseModel):
         following = document.get("next")
         if not isinstance(following, str | None):
             self._fail(f"answered with a `next` that is a {type(following).__name__}")
+        more = document.get("more")
+        flag = truth(more)  # some servers write it as a text
         return Envelope(
             objects,
-            None if document.get("more") is None else bool(document["more"]),
+            None if more is None else bool(more) if flag is None else flag,
             following or None,
             added_in(answer) if objects else None,
             len(answer.body),

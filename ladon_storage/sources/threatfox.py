@@ -37,6 +37,7 @@ from ladon_storage.sources.http.client import Credentials, SourceHttp, source_ht
 from ladon_storage.sources.http.urls import SourceUrl, with_key
 from ladon_storage.sources.json.documents import (
     Document,
+    beside_keyed,
     in_turns,
     is_keyed,
     is_known,
@@ -45,6 +46,7 @@ from ladon_storage.sources.json.documents import (
 )
 from ladon_storage.sources.json.items import ItemReader, value_at
 from ladon_storage.sources.problems import published_error
+from ladon_storage.sources.rest.failures import failure
 from ladon_storage.sources.timestamps import any_timestamps
 from ladon_storage.values import SourceId
 
@@ -160,6 +162,8 @@ class ThreatFox(BaseModel):
             raise self._error("is not a JSON object keyed by ids")
         if isinstance(exported, dict) and isinstance(exported.get("query_status"), str):
             raise self._error(f"has no indicators{http.said(exported)}")
+        if sign := failure(beside_keyed(exported), exported, ""):
+            raise self._error(f"has {http.quoted(sign[1])} at {sign[0]!r}, next to its indicators")
         return exported
 
     async def _asked(self, http: SourceHttp, start: datetime | None) -> tuple[Sequence[Any], int]:

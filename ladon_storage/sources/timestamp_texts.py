@@ -37,15 +37,23 @@ _CLOCK = (
     r"(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?"
     r"(?:\s?(?P<half>[AP])\.?M\.?)?"
 )
-_OFFSET = r"(?P<offset>[+-]\d\d(?::?\d\d)?)"
+# Browsers write one digit for an hour, after a name alone: 7:00 AM GMT+2.
+_OFFSET = r"(?P<offset>[+-](?:\d\d|(?<=GMT[+-]|UTC[+-])\d)(?::?\d\d)?)"
 _ZONE = rf"(?P<zone>(?:(?:GMT|UTC)?{_OFFSET}(?:\s?UTC|\s?GMT)?)|[A-Z]{{1,3}})"
 _YEAR_FIRST = re.compile(
     r"(?P<year>\d{4})(?P<mark>[-/.])(?P<month>\d{1,2})(?P=mark)(?P<day>\d{1,2})"
     rf"(?:[T_\s]\s?{_CLOCK})?(?:\s?{_ZONE}(?:\[[A-Z0-9_/+-]+\])?)?"
 )
+# A zone distinguishes a time without a separator, as in LDAP, from a count.
 _BASIC = re.compile(
-    r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)[T\s](?P<hour>\d\d):?(?P<minute>\d\d)"
+    r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)(?:[T_\s]|(?=\d{4,6}(?:[.,]\d+)?[Z+-]))"
+    r"(?P<hour>\d\d):?(?P<minute>\d\d)"
     rf"(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?(?:\s?{_ZONE})?"
+)
+# DB2, and the names of files, which have no colon.
+_WITHOUT_COLON = re.compile(
+    r"(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)[T_\s-](?P<hour>\d\d)(?P<mark>[.-])"
+    rf"(?P<minute>\d\d)(?P=mark)(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?(?:\s?{_ZONE})?"
 )
 _ORDINAL = re.compile(rf"(?P<year>\d{{4}})-(?P<ordinal>\d{{3}})(?:[T\s]{_CLOCK})?(?:\s?{_ZONE})?")
 _OTHER_ISO = re.compile(
@@ -65,9 +73,14 @@ _NAMED = tuple(
         rf"(?P<month>{_MONTH})\.? {_DAY},? (?P<year>\d{{4}})"
         rf"(?:,? (?:AT )?{_CLOCK})?(?: ?{_ZONE})?",
         rf"(?P<month>{_MONTH}) {_DAY} {_CLOCK}(?: {_ZONE})? (?P<year>\d{{4}})",
+        rf"(?P<year>\d{{4}})[ /-](?P<month>{_MONTH})\.?[ /-]{_DAY}(?:[ :]{_CLOCK})?(?: ?{_ZONE})?",
     )
 )
 _COMMENT = re.compile(r" ?\([^()]*\)$")
+# Go writes the zone's name after its offset, or the offset again, and the clock of the process.
+_AFTER_OFFSET = re.compile(
+    r"(?<= [+-]\d{4}) (?![AP]M)(?:[A-Z]{1,5}|[+-]\d\d(?:\d\d)?)(?: M=[+-][\d.]+)?$", re.IGNORECASE
+)
 
 
 def read_iso(text: str) -> datetime:
@@ -80,7 +93,7 @@ def read_iso(text: str) -> datetime:
     ('2016-12-31T23:59:59.999999+00:00', '2024-08-28T00:00:00+02:00')
     """
     plain = _spaced(text).upper()
-    for form in (_YEAR_FIRST, _BASIC, _ORDINAL):
+    for form in (_YEAR_FIRST, _BASIC, _WITHOUT_COLON, _ORDINAL):
         if found := form.fullmatch(plain):
             return _read(found)
     if digits := _DIGITS.fullmatch(plain):
@@ -115,11 +128,11 @@ def read_text(text: str) -> datetime:
 
 
 def _spaced(text: str) -> str:
-    """Return a text of ASCII with single spaces; several programs write unusual ones."""
+    """Return a text of ASCII with single spaces, without what repeats its offset."""
     spaced = " ".join(text.split())
     if len(spaced) > _LONGEST_TEXT or not spaced.isascii():
         raise ValueError("no time")
-    return spaced
+    return _AFTER_OFFSET.sub("", spaced)
 
 
 def read_count(text: str) -> datetime:
@@ -257,14 +270,15 @@ def _next_day(day: datetime) -> datetime:
 
 
 def offset_zone(offset: str) -> tzinfo:
-    """Return the zone of an offset such as ``+02:00``, ``-0530``, ``+01`` or ``Z``.
+    """Return the zone of an offset such as ``+02:00``, ``-0530``, ``+01``, ``+1`` or ``Z``.
 
     Raises:
         ValueError: It is no offset.
     """
     if offset.upper() == "Z":
         return UTC
-    digits = offset[1:].replace(":", "").ljust(4, "0")
+    digits = offset[1:].replace(":", "")
+    digits = digits.zfill(len(digits) + len(digits) % 2).ljust(4, "0")
     if int(digits[2:]) > 59:
         raise ValueError("no offset")
     shift = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))

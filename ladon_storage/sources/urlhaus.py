@@ -254,7 +254,7 @@ class UrlHaus(BaseModel):
             "\n" in cell for cell in row
         ):  # which may begin with that, too
             said = last[:_LONGEST_SAID].decode(errors="replace")
-            if REFUSES.search(said) or CUTS.search(said):
+            if REFUSES.are_in(said) or CUTS.are_in(said):
                 raise self._error(f"was cut off: it ends with {said!r}")
 
     def _cells(

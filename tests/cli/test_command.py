@@ -154,6 +154,27 @@ def test_wrong_usage_is_one_sentence_and_exits_with_2(ladon: Command, arguments:
     assert re.fullmatch(r'ladon-storage: .+ See "ladon-storage.* --help"\.', called.sentence)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0", "1e300"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "--database", "storage.db", "--port", "0", "--history-days"],
+        ["health", "http://127.0.0.1:1", "--timeout"],
+        ["reconcile", "kev", "--sink", "sqlite:///records.db", "--last-days"],
+        ["backfill", "kev", "2024-01-01", "2024-01-02", "--window-hours"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_length_that_does_not_exist_is_refused(
+    ladon: Command, arguments: list[str], value: str
+) -> None:
+    """No clock and no calendar has it; the sentence names the option and what it takes."""
+    called = ladon(*arguments, value)
+    assert (called.code, called.out) == (2, "")
+    assert f"{arguments[-1]} is " in called.sentence
+    assert "more than 0 and less than 1,000,000" in called.sentence
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -315,6 +336,27 @@ def test_closed_output_is_no_fault(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "expected"),
+    [("2>/dev/full", 0, "source"), (">/dev/full", 1, "The output cannot be written")],
+)
+def test_full_disk_below_the_output_is_no_fault_of_the_work(
+    tmp_path: Path, where: str, code: int, expected: str
+) -> None:
+    """A note that cannot be written ends no run, and data that cannot be is one sentence."""
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m ladon_storage.cli watermarks list {where}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code
+    assert expected in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_reader_that_goes_away_ends_the_command_without_a_traceback(tmp_path: Path) -> None:

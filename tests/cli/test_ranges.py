@@ -69,6 +69,8 @@ async def test_first_collection_by_windows_goes_over_into_collect(ladon: Command
         (["2024-01-01T00:00:00", "2024-01-02"], "SINCE has no UTC offset"),
         (["2024-01-01", "2024-01-02", "--window-hours", "0"], "--window-hours"),
         (["2024-01-01", "2024-01-02", "--window-hours", "nan"], "--window-hours"),
+        (["2024-01-01", "2024-01-02", "--window-hours", "1e300"], "less than 1,000,000"),
+        (["2024-01-01", "2024-01-02", "--window-hours", "1e-7"], "more than 100,000 windows"),
     ],
 )
 def test_backfill_of_no_range_is_refused(
@@ -122,7 +124,7 @@ async def test_freshness_takes_limits_from_the_file_and_says_why_the_last_run_fa
     assert (await ladon.later("freshness", "kev=1e9")).code == 0
 
 
-@pytest.mark.parametrize("name", ["kev", "kev=", "kev=soon", "=3", "kev=-1", "kev=nan"])
+@pytest.mark.parametrize("name", ["kev", "kev=", "kev=soon", "=3", "kev=-1", "kev=nan", "kev=inf"])
 def test_freshness_without_a_limit_is_refused(ladon: Command, name: str) -> None:
     """A check that checks nothing must not be green."""
     called = ladon("freshness", name)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import quote
 
 import aiohttp
@@ -33,6 +34,7 @@ from ladon_storage.client import StorageServiceClient
 from ladon_storage.connect import new_client
 from ladon_storage.errors import WatermarkConflictError
 from ladon_storage.server.serving import serving
+from ladon_storage.server.sqlite import SqliteBackend
 from ladon_storage.settings import StorageSettings
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.cli.called import Command
@@ -361,6 +363,18 @@ async def missed(world: World) -> None:
     await world.type("ladon-storage reconcile kev", ["missed 1 of"])
 
 
+async def lost(world: World) -> None:
+    """Let the service's database lack acknowledged changes, as PostgreSQL after a failover."""
+    world.stack.enter_context(patch.object(SqliteBackend, "lost_changes", 7))
+
+
+async def restarted(world: World) -> None:
+    """Start the service again, which knows of no loss from then on."""
+    await world.stop()
+    world.stack.enter_context(patch.object(SqliteBackend, "lost_changes", 0))
+    await world.start()
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault: how it is made, what is mended besides commands, and the sign that an alert sees."""
@@ -394,7 +408,7 @@ async def is_mostly_unusable(world: World) -> bool:
 async def is_late(world: World) -> bool:
     """Return whether records are nearly as late as the overlap reaches."""
     overlap = await world.of_source("overlap_seconds")
-    return overlap > 0 and await world.of_source("lateness_seconds") > 0.8 * overlap
+    return overlap > 0 and await world.of_source("last_run_behind_seconds") > 0.8 * overlap
 
 
 async def is_down(world: World) -> bool:
@@ -405,6 +419,11 @@ async def is_down(world: World) -> bool:
 async def has_errors(world: World) -> bool:
     """Return whether the service answers with an error of its own."""
     return (await world.get("/health"))[0] >= 500
+
+
+async def has_lost(world: World) -> bool:
+    """Return whether the database lacks acknowledged changes."""
+    return "storage_service_lost_changes_total 0.0" not in (await world.get("/metrics"))[1]
 
 
 async def is_open(world: World) -> bool:
@@ -432,6 +451,7 @@ async def started(world: World) -> None:
 FAULTS = {
     "StorageServiceDown": Fault(down, is_down),
     "StorageServiceErrors": Fault(touched, has_errors, down),
+    "StorageServiceChangesLost": Fault(lost, has_lost, restarted),
     "StorageSourceStale": Fault(stale, is_too_old),
     "StorageSourceFailing": Fault(failing, metric("failures_in_a_row", 3), allowed),
     "StorageServiceRunStale": Fault(killed, metric("run_stale")),
@@ -443,9 +463,7 @@ FAULTS = {
     ),
     "StorageSinkBehind": Fault(restored, metric("last_run_sink_behind")),
     "StorageSourceQuarantine": Fault(unusable, is_mostly_unusable, corrected),
-    "StorageSourceLate": Fault(
-        reported(lateness_p99_seconds=3500.0, overlap_seconds=3600.0), is_late
-    ),
+    "StorageSourceLate": Fault(reported(behind_seconds=3500.0, overlap_seconds=3600.0), is_late),
     "StorageSourceConflicts": Fault(overtaken, has_conflicts),
     "StorageClientCircuitBreakerOpen": Fault(open_circuit, is_open),
     "StorageClientHighErrorRate": Fault(down, is_down, started),
@@ -505,7 +523,7 @@ async def test_section_leads_from_a_restored_sink_to_all_records(world: World) -
     shutil.copy("records.db", "records-backup.db")
     world.publish("2024-01-01", "2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05")
     await world.type("ladon-storage collect kev", [])
-    assert await follow(world, sections(OPERATE)["restore-a-sink"], nothing) == 3
+    assert await follow(world, sections(OPERATE)["restore-a-sink"], nothing) == 4
     with closing(sqlite3.connect("records.db")) as records:
         assert records.execute("SELECT count(*) FROM records").fetchone() == (5,)
 

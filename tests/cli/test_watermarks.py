@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
@@ -265,6 +266,17 @@ def test_import_of_no_export_changes_nothing(ladon: Command, text: str) -> None:
     assert called.code == 2
     assert "export" in called.sentence
     assert not (ladon.folder / "new.db").exists()
+
+
+@pytest.mark.parametrize("options", [["-"], ["--force", "-"], ["-", "--reason", "moved"]])
+def test_hyphen_is_the_export_on_standard_input(
+    ladon: Command, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export is piped into an import, wherever the hyphen stands."""
+    document = '{"format": 1, "watermarks": [{"source_id": "kev", "status": "success"}]}'
+    monkeypatch.setattr("sys.stdin", io.StringIO(document))
+    called = ladon("watermarks", "import", *options, "--storage", "sqlite:///new.db", "--json")
+    assert [each["source_id"] for each in called.json] == ["kev"]
 
 
 def test_storage_with_a_password_is_refused(ladon: Command) -> None:

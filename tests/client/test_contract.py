@@ -193,7 +193,7 @@ async def test_strange_source_ids_are_different_sources(client: Client) -> None:
 @pytest.mark.parametrize(
     "source_id",
     ["", ".", "..", "x" * 256, "a\nb", "a\0", "\x7f", "\udcff", " ", "kev ", "\u3000kev", "u\u0308",
-     "\u202ekev", "ke\u200bv", "\ufeffkev", "a\u2028b"],
+     "\u202ekev", "ke\u200bv", "\ufeffkev", "a\u2028b", "\u3164", "kev\ufe0f", "k\u034fev"],
 )  # fmt: skip
 async def test_source_id_that_no_path_can_carry_is_refused(client: Client, source_id: str) -> None:
     """A name that no path carries, or that looks like another, is an error before any request."""

@@ -541,6 +541,46 @@ async def test_lateness_of_new_records_is_told() -> None:
     assert report.lateness.worst == timedelta(minutes=7)
 
 
+async def test_lateness_leaves_out_what_a_restored_sink_had_before() -> None:
+    """An earlier run saw those records first; the overlap would seem too narrow for ever."""
+    world = World()
+    await world.collect([record("1", 10)])
+    assert isinstance(world.sink, RememberingSink)
+    backup = dict(world.sink.positions)
+    await world.collect([record("2", 20)])
+    world.sink.positions = backup
+    world.now += timedelta(days=30)
+    news = record("3", world.now - timedelta(minutes=7))
+    report = await world.collect([record("1", 10), record("4", 20), news])
+    assert report.sink_behind
+    assert report.lateness.count == 2
+    assert report.lateness.worst is not None
+    assert report.lateness.worst < timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"counts": [1], "worst_seconds": 1e308},
+        {"counts": [10**400], "worst_seconds": 1.0},
+        {"counts": [-1], "worst_seconds": 1.0},
+        {"counts": [2**53], "worst_seconds": 1.0},
+        "late",
+    ],
+)
+async def test_stored_lateness_without_sense_fails_no_run(stored: object) -> None:
+    """The histogram begins again; what another program wrote is no reason to collect nothing."""
+    world = World()
+    await world.collect([record("1", 10)])
+    world.storage.put(
+        "feed", status="success", last_successful_timestamp=at(10), ledger={"lateness": stored}
+    )
+    world.now += timedelta(hours=1)
+    report = await world.collect([record("2", world.now)])
+    assert report.watermark_after == world.now
+    assert report.lateness.worst == timedelta(0)
+
+
 async def test_late_record_in_the_oldest_part_of_the_overlap_is_warned_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

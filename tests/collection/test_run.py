@@ -129,6 +129,7 @@ async def test_report_says_what_the_run_did() -> None:
         "total": None,
         "gap": None,
         "lateness": Lateness.of([now() - at(9), now() - at(20)]).model_dump(),
+        "behind_seconds": 60.0,
         "watermark_before": at(10),
         "watermark_after": at(20),
     }

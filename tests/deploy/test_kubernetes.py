@@ -119,6 +119,9 @@ def test_worker_and_runs_find_what_they_name() -> None:
     for name in generated["ladon-files"]["files"]:
         assert (KUBERNETES / name).is_file()
     assert {"name": "ladon-files"} in [each.get("configMap") for each in PODS["worker"]["volumes"]]
+    [container] = PODS["worker"]["containers"]
+    assert "--base-job-template=/etc/prefect/job-template.json" in container["args"]
+    assert mounted("worker", "ladon-files") == ("/etc/prefect", True)
     [container] = PODS["job"]["containers"]
     project = Project.load(KUBERNETES / "ladon.toml")
     assert {"name": "STORAGE_SERVICE_URL", "value": project.storage.url} in container["env"]
@@ -128,6 +131,31 @@ def test_worker_and_runs_find_what_they_name() -> None:
     project.sink("records")
     [image] = kustomization()["images"]
     assert container["image"] == f"{image['newName']}:{image['newTag']}"
+
+
+def mounted(pod: str, config_map: str) -> tuple[str, bool]:
+    """Return where a pod has the files of a ConfigMap, and whether it cannot write there."""
+    [volume] = [
+        each["name"]
+        for each in PODS[pod]["volumes"]
+        if each.get("configMap", {}).get("name") == config_map
+    ]
+    [container] = PODS[pod]["containers"]
+    [mount] = [each for each in container["volumeMounts"] if each["name"] == volume]
+    assert "subPath" not in mount  # such a file would keep its first content
+    return mount["mountPath"], mount.get("readOnly", False)
+
+
+def test_runs_of_collect_many_find_the_file_that_was_deployed() -> None:
+    """A run reads the file by the path that its deployment was made with, in the worker's pod."""
+    [generated] = [
+        each for each in kustomization()["configMapGenerator"] if each["name"] == "ladon-toml"
+    ]
+    assert generated["files"] == ["ladon.toml"]
+    assert generated["options"] == {"disableNameSuffixHash": True}  # the template has the name
+    assert mounted("worker", "ladon-toml") == mounted("job", "ladon-toml") == ("/etc/ladon", True)
+    [container] = PODS["worker"]["containers"]
+    assert {"name": "LADON_FILE", "value": "/etc/ladon/ladon.toml"} in container["env"]
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")
@@ -140,6 +168,7 @@ def test_kustomization_builds() -> None:
     kinds = {(each["kind"], each["metadata"]["name"]) for each in built}
     generated = {name for kind, name in kinds if kind == "ConfigMap"}
     # Their names change with their content, so a change replaces the pods.
+    generated.remove("ladon-toml")
     assert {each.rpartition("-")[0] for each in generated} == {"ladon-files", "ladon-settings"}
     assert {each for each in kinds if each[0] != "ConfigMap"} == BY_KIND.keys()
     assert {each["metadata"]["namespace"] for each in built} == {"ladon"}

@@ -29,12 +29,14 @@ CATALOGUE = Answer.of(
 )
 
 
-async def hold(storage: StorageSettings, source_id: str, seconds: float) -> None:
+async def hold(
+    storage: StorageSettings, source_id: str, seconds: float, run_id: str = "other"
+) -> None:
     """Let another run hold a source."""
     update = WatermarkUpdate.of(
         datetime.now(UTC),
         WatermarkStatus.RUNNING,
-        run_id="other",
+        run_id=run_id,
         lease=timedelta(seconds=seconds),
     )
     async with new_client(storage) as client:

@@ -255,6 +255,69 @@ async def test_deploy_makes_one_deployment_of_many_sources(ladon: Command) -> No
 
 
 @pytest.mark.usefixtures("nothing_deployed")
+async def test_deployment_whose_source_another_one_collects_now_loses_its_schedule(
+    ladon: Command,
+) -> None:
+    """Its source would be collected twice; all else of it stays, and it can be scheduled again."""
+    pool, when = "of-a-move", 'schedule.cron = "0 6 * * *"\n'
+    many, sink = (
+        '[collect_many]\nschedule.cron = "20 * * * *"\n',
+        '[sinks.r]\nurl = "sqlite:///r.db"\n',
+    )
+    kev, nvd = '[sources.kev]\nkind = "kev"\n', f'[sources.nvd]\nkind = "nvd"\n{when}'
+    async with get_client() as client:
+
+        async def schedules(name: str) -> int:
+            return len((await client.read_deployment_by_name(name)).schedules)
+
+        async def deployed(text: str) -> dict[str, tuple[str, str]]:
+            ladon.write("ladon.toml", text)
+            planned = await ladon.later("deploy", "--dry-run", "--json")
+            called = await ladon.later("deploy", "--pool", pool, "--json")
+            assert called.code == 0
+            rows = {each["deployment"]: each for each in called.json}
+            assert rows.keys() == {each["deployment"] for each in planned.json}
+            for name, row in rows.items():
+                is_left = row["change"] in ("removed", "unschedule")
+                assert (f"`prefect deployment delete {name}`" in row["because"]) == is_left
+            return {name: (row["change"], row["schedule"]) for name, row in rows.items()}
+
+        await client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        await deployed(sink + kev + when + nvd)
+        ladon.write("ladon.toml", many + sink + kev)
+        assert (await ladon.later("deploy", "--pool", "nowhere")).code == 2
+        assert await schedules("collect-kev/kev") == 1
+        rows = await deployed(many + sink + kev)
+        assert rows["collect-kev/kev"] == ("unschedule", "none")
+        assert await schedules("collect-kev/kev") == 0
+        # A source that is not in the file any more is collected once, as it was.
+        assert rows["collect-nvd/nvd"] == ("removed", "0 6 * * *")
+        assert await schedules("collect-nvd/nvd") == 1
+        rows = await deployed(many + sink + kev)
+        assert rows["collect-kev/kev"] == ("removed", "none")
+        assert rows["collect-many/ladon"] == ("keep", "20 * * * *")
+        rows = await deployed(sink + kev + when + nvd)
+        assert rows["collect-many/ladon"] == ("unschedule", "none")
+        assert await schedules("collect-many/ladon") == 0
+        back = await client.read_deployment_by_name("collect-kev/kev")
+        assert (len(back.schedules), back.paused) == (1, False)
+        # Another flow collects the source, or a deployment of another name.
+        rows = await deployed(sink + kev.replace('"kev"', '"nvd"') + when + nvd)
+        assert rows["collect-nvd/kev"][0] == "create"
+        assert rows["collect-kev/kev"] == ("unschedule", "none")
+        (ladon.folder / "other").mkdir()
+        other = ladon.write("other/ladon.toml", many + sink + kev)
+        called = await ladon.later("deploy", "--file", str(other), "--pool", pool, "--json")
+        assert called.code == 0
+        assert {each["change"] for each in called.json} == {"update", "removed"}
+        assert await schedules("collect-nvd/kev") == 1  # into another sink
+        renamed = nvd.replace("sources.nvd", "sources.cves") + 'source_id = "nvd"\n'
+        rows = await deployed(sink + kev + when + renamed)
+        assert rows["collect-nvd/nvd"] == rows["collect-nvd/kev"] == ("unschedule", "none")
+        assert await schedules("collect-nvd/cves") == await schedules("collect-kev/kev") == 1
+
+
+@pytest.mark.usefixtures("nothing_deployed")
 @pytest.mark.parametrize("table", ["[collect_many]", "[collect_many]\nschedule.active = false"])
 async def test_deployment_of_many_sources_needs_no_schedule(ladon: Command, table: str) -> None:
     """It is then started by hand, and each source keeps a deployment of its own."""

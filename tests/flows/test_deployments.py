@@ -147,7 +147,7 @@ async def beat(run_id: UUID, *times: datetime) -> None:
         ]
         await client._client.post("/events", json=events)
         async with asyncio.timeout(20):
-            while await zombies._last_heard(client, run_id, times[-1]) != times[-1]:
+            while await zombies.last_heard(client, run_id, times[-1]) != times[-1]:
                 await asyncio.sleep(0.05)
 
 

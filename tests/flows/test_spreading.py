@@ -9,18 +9,40 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from prefect import flow, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterId,
+)
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Completed, Crashed, Running
+from prefect.flow_engine import run_flow
+from prefect.states import (
+    AwaitingConcurrencySlot,
+    Cancelling,
+    Completed,
+    Crashed,
+    Late,
+    Paused,
+    Pending,
+    Running,
+    Scheduled,
+)
 
 from ladon_storage.errors import CollectionError, ConfigurationError
 from ladon_storage.flows import spreading
 from ladon_storage.flows.collect_many import collect_many
+from ladon_storage.flows.part_runs import PartRun, taken_over
 from ladon_storage.flows.spreading import by_task_runner, parted
 from ladon_storage.settings import StorageSettings
 from ladon_storage.testing.feed_server import Answer, FeedServer
+from tests.flaky import Flaky
+from tests.flows.test_busy import hold
+from tests.flows.test_deployments import beat
 from tests.tables import table
 
 CATALOGUE = Answer.of(
@@ -114,6 +136,7 @@ def present(monkeypatch: pytest.MonkeyPatch, deployment: UUID, given: dict[str, 
 
     class Context:
         class flow_run:  # noqa: N801 - as Prefect's
+            name = "first"
             deployment_id = deployment
             parameters = given
 
@@ -122,6 +145,11 @@ def present(monkeypatch: pytest.MonkeyPatch, deployment: UUID, given: dict[str, 
             return Context
 
     monkeypatch.setattr(spreading, "FlowRunContext", Context)
+
+
+async def refused(number: int) -> str:
+    """Fail a part that should not have been taken over."""
+    raise AssertionError(f"part {number} was taken over")
 
 
 async def test_crashed_run_of_a_part_is_started_again(
@@ -143,12 +171,12 @@ async def test_crashed_run_of_a_part_is_started_again(
 
     monkeypatch.setattr(spreading, "arun_deployment", run)
     assert await spreading.work_pool()
-    runs = await spreading.by_flow_runs(3)
+    runs = await spreading.by_flow_runs(3, refused)
     assert [each.name for each, _ in runs] == ["1/3", "2/3", "3/3"]
     assert sorted(started) == ["1/3", "2/3", "2/3", "2/3", "3/3"]
     end = Crashed(message="no memory")
     with pytest.raises(CollectionError, match=r"3 of 3 parts failed: 1/3 \(no memory\)"):
-        await spreading.by_flow_runs(3)
+        await spreading.by_flow_runs(3, refused)
 
 
 async def test_part_whose_worker_is_gone_is_started_again(
@@ -176,8 +204,258 @@ async def test_part_whose_worker_is_gone_is_started_again(
 
     monkeypatch.setattr(spreading, "arun_deployment", run)
     monkeypatch.setattr(spreading, "keep_sweeping", sweep)
-    [(found, _)] = await spreading.by_flow_runs(1)
+    [(found, _)] = await spreading.by_flow_runs(1, refused)
     assert [found.id] == started[1:]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run be silent after a tenth of a second, and looked at more often than that."""
+    monkeypatch.setattr(spreading, "frequency", lambda: timedelta(seconds=0.02))
+    monkeypatch.setattr(spreading, "_POLL_SECONDS", 0.02)
+
+
+async def state_of(run_id: UUID) -> State[Any]:
+    async with get_client() as client:
+        state = (await client.read_flow_run(run_id)).state
+    assert state
+    return state
+
+
+async def test_parts_that_no_worker_begins_are_collected_by_the_first_run(
+    deployment: UUID,
+    impatient: None,
+    service: Flaky,
+    storage: StorageSettings,
+    tmp_path: Path,
+) -> None:
+    """They are cancelled; one that begins late all the same is completed, and collects nothing.
+
+    The source that a part held when its host died is collected when its lease has ended.
+    """
+    async with FeedServer(play=lambda _: CATALOGUE) as feed:
+        file = tmp_path / "ladon.toml"
+        tables = "".join(
+            f'[sources.p{number}]\nkind = "kev"\nurl = "{feed.url}"\n' for number in range(5)
+        )
+        file.write_text(
+            f'[storage]\nurl = "{service.url}"\n[sinks.main]\n'
+            f'url = "sqlite:///{tmp_path}/records.db"\n{tables}'
+        )
+        given = {"file": str(file), "spread": 2}
+        async with get_client() as client:
+            first = await client.create_flow_run_from_deployment(deployment, parameters=given)
+        await hold(storage, "p3", 1, run_id=f"{first.id}/{uuid4()}")
+        running: Any = run_flow(collect_many, first, given, return_type="state")
+        state = await running
+        assert state.is_completed(), state.message
+        assert "5 sources, those of 2 parts collected by this run: 5 new" in state.message
+        async with get_client() as client:
+            parts = await client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(
+                    deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
+                    id=FlowRunFilterId(not_any_=[first.id]),
+                )
+            )
+        assert [each.state_name for each in parts] == ["TakenOver"] * 2
+        before = len(feed.requests)
+        late: Any = run_flow(collect_many, parts[0], parts[0].parameters, return_type="state")
+        state = await late
+        assert len(feed.requests) == before
+    assert state.is_completed()
+    assert state.message == f"skipped: Run {first.name!r} takes its part over."
+    assert len(table(tmp_path / "records.db")) == 5
+
+
+async def test_part_that_is_run_again_on_purpose_collects(deployment: UUID) -> None:
+    """It was taken over once, and scheduled after that."""
+    async with get_client() as client:
+        run = await client.create_flow_run_from_deployment(deployment)
+        part = PartRun(run, timedelta(0), 0.01)
+        assert not await part.has_ended()
+        assert await part.cancel("Run 'first' takes its part over.")
+        found: list[str | None] = []
+
+        @flow
+        async def late() -> None:
+            found.append(await taken_over())
+
+        states: list[State[Any]] = [Scheduled(), Running()]
+        for again in states:
+            running: Any = run_flow(late, run)
+            await running
+            await client.set_flow_run_state(run.id, again, force=True)
+    assert found == ["Run 'first' takes its part over.", None]
+
+
+SILENT: dict[str, State[Any]] = {
+    "scheduled": Scheduled(),
+    "late": Late(),
+    "waiting for a limit": AwaitingConcurrencySlot(),
+    "pending": Pending(),
+    "running": Running(),
+    "paused": Paused(timeout_seconds=9_999),
+}
+
+
+@pytest.mark.parametrize("how", [*SILENT, "deleted", "renewed"])
+async def test_silent_run_of_a_part_is_taken_over(
+    monkeypatch: pytest.MonkeyPatch, deployment: UUID, impatient: None, how: str
+) -> None:
+    """Whatever it waits for, its part is collected once, and the parts that end are not touched."""
+    present(monkeypatch, deployment, {})
+    started: list[UUID] = []
+    taken: list[int] = []
+
+    async def run(_deployment: UUID, *, parameters: dict[str, Any], **_: Any) -> FlowRun:
+        state = SILENT.get(how, Pending()) if parameters["part"] == "2/2" else Completed()
+        async with get_client() as client:
+            begun = await client.create_flow_run(collect_many, state=Pending())
+            await client.set_flow_run_state(begun.id, state, force=True)
+            found = await client.read_flow_run(begun.id)
+            if parameters["part"] == "2/2":
+                started.append(found.id)
+            if how == "deleted" and parameters["part"] == "2/2":
+                await client.delete_flow_run(found.id)
+        return found
+
+    async def take_over(number: int) -> str:
+        taken.append(number)
+        return ""
+
+    monkeypatch.setattr(spreading, "arun_deployment", run)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(spreading.by_flow_runs(2, take_over))
+        while how == "renewed" and not running.done():  # as one that a worker takes and gives back
+            for each in started:
+                async with get_client() as client:
+                    if not (await state_of(each)).is_final():
+                        await client.set_flow_run_state(each, AwaitingConcurrencySlot(), force=True)
+            await asyncio.sleep(0.03)
+    assert taken == [2]
+    assert len(running.result()) == 1
+    if how in SILENT:
+        assert (await state_of(started[0])).name == "TakenOver"
+
+
+async def test_run_that_was_being_cancelled_is_not_taken_over(
+    monkeypatch: pytest.MonkeyPatch, deployment: UUID, impatient: None
+) -> None:
+    """Its worker is gone; what a person has cancelled stays cancelled, and fails the whole."""
+    present(monkeypatch, deployment, {})
+
+    async def run(_deployment: UUID, **_: Any) -> FlowRun:
+        async with get_client() as client:
+            begun = await client.create_flow_run(collect_many, state=Running())
+            await client.set_flow_run_state(begun.id, Cancelling(), force=True)
+            return await client.read_flow_run(begun.id)
+
+    monkeypatch.setattr(spreading, "arun_deployment", run)
+    with pytest.raises(CollectionError, match=r"1 of 1 parts failed: .* \(Cancelled\)"):
+        await spreading.by_flow_runs(1, refused)
+
+
+async def test_run_that_begins_while_another_is_taken_over_keeps_its_part(
+    monkeypatch: pytest.MonkeyPatch, deployment: UUID, impatient: None
+) -> None:
+    """Parts are taken over one after another, and each is looked at again when its turn comes."""
+    present(monkeypatch, deployment, {})
+    started: dict[str, UUID] = {}
+    taken: list[int] = []
+
+    async def run(_deployment: UUID, *, parameters: dict[str, Any], **_: Any) -> FlowRun:
+        async with get_client() as client:
+            begun = await client.create_flow_run(collect_many, state=Pending())
+            started[parameters["part"]] = begun.id
+            return await client.read_flow_run(begun.id)
+
+    async def take_over(number: int) -> str:
+        taken.append(number)
+        await asyncio.sleep(0.2)  # longer than any run may be silent
+        async with get_client() as client:
+            for part, run_id in started.items():
+                if part != f"{number}/3":
+                    await client.set_flow_run_state(run_id, Completed(), force=True)
+        return ""
+
+    monkeypatch.setattr(spreading, "arun_deployment", run)
+    assert len(await spreading.by_flow_runs(3, take_over)) == 2
+    assert len(taken) == 1
+
+
+async def test_run_that_has_sent_a_heartbeat_is_left_to_the_sweep(deployment: UUID) -> None:
+    """A part that takes hours is not taken over while its process lives."""
+    async with get_client() as client:
+        run = await client.create_flow_run(collect_many, state=Running())
+        run = await client.read_flow_run(run.id)
+    assert run.state
+    await beat(run.id, run.state.timestamp)
+    part = PartRun(run, timedelta(0), 0.01)
+    ending = asyncio.create_task(part.has_ended())
+    await asyncio.sleep(0.1)
+    assert not ending.done()
+    assert not await part.cancel("unused")
+    async with get_client() as client:
+        await client.set_flow_run_state(run.id, Completed(), force=True)
+    assert await ending
+
+
+async def test_part_that_cannot_be_started_ends_the_watch_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, deployment: UUID, impatient: None
+) -> None:
+    """The run fails at once, and takes no part over after that."""
+    present(monkeypatch, deployment, {})
+    before = asyncio.all_tasks()
+
+    async def run(_deployment: UUID, *, parameters: dict[str, Any], **_: Any) -> FlowRun:
+        if parameters["part"] == "2/2":
+            raise httpx.ReadTimeout("no answer")
+        async with get_client() as client:
+            return await client.create_flow_run(collect_many, state=Pending())
+
+    monkeypatch.setattr(spreading, "arun_deployment", run)
+    with pytest.raises(httpx.ReadTimeout):
+        await spreading.by_flow_runs(2, refused)
+    assert asyncio.all_tasks() == before
+
+
+async def test_run_goes_on_watching_while_prefect_is_away(
+    monkeypatch: pytest.MonkeyPatch, deployment: UUID
+) -> None:
+    """A look without an answer is no sign of an end, and no error of the run that waits."""
+    async with get_client() as client:
+        run = await client.create_flow_run(collect_many, state=Running())
+        await client.set_flow_run_state(run.id, Completed(), force=True)
+    read, looks = PrefectClient.read_flow_run, []
+
+    async def away(self: PrefectClient, run_id: UUID) -> FlowRun:
+        looks.append(run_id)
+        if len(looks) < 3:
+            raise httpx.ConnectError("refused")
+        return await read(self, run_id)
+
+    monkeypatch.setattr(PrefectClient, "read_flow_run", away)
+    part = PartRun(run, timedelta(minutes=1), 0.01)
+    assert await part.has_ended()
+    assert len(looks) == 3
+
+
+async def test_sources_that_fail_here_fail_the_whole(
+    monkeypatch: pytest.MonkeyPatch, deployment: UUID, impatient: None
+) -> None:
+    """The failure of a part that was taken over is in the message."""
+    present(monkeypatch, deployment, {})
+
+    async def run(_deployment: UUID, **_: Any) -> FlowRun:
+        async with get_client() as client:
+            return await client.create_flow_run(collect_many, state=Pending())
+
+    async def take_over(_: int) -> str:
+        return "1 of 2 sources failed: p1 (no answer)"
+
+    monkeypatch.setattr(spreading, "arun_deployment", run)
+    with pytest.raises(CollectionError, match=r"1 of 1 parts failed: .*1 of 2 sources failed: p1"):
+        await spreading.by_flow_runs(1, take_over)
 
 
 async def test_pool_that_runs_one_at_a_time_is_refused(

@@ -34,6 +34,10 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {'storage_service_requests_total{status="503"}': "0+10x40"},
         {'storage_service_requests_total{status="200"}': "0+100x40"},
     ),
+    "StorageServiceChangesLost": (
+        {"storage_service_lost_changes_total": "0x20 7x20"},
+        {"storage_service_lost_changes_total": "7x40"},
+    ),
     "StorageSourceStale": (
         {
             f"storage_service_watermark_age_seconds{OF_KEV}": NEVER,
@@ -83,11 +87,13 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     ),
     "StorageSourceLate": (
         {
-            f"storage_service_lateness_seconds{OF_KEV}": "3000x40",
+            f"storage_service_last_run_behind_seconds{OF_KEV}": "3000 0x39",
             f"storage_service_overlap_seconds{OF_KEV}": "3600x40",
         },
         {
-            f"storage_service_lateness_seconds{OF_KEV}": "2800x40",
+            f"storage_service_last_run_behind_seconds{OF_KEV}": "2800x40",
+            # Of a source that is collected once a day: no record is behind the watermark.
+            f"storage_service_lateness_seconds{OF_KEV}": "86400x40",
             f"storage_service_overlap_seconds{OF_KEV}": "3600x40",
         },
     ),

@@ -250,6 +250,7 @@ REST = '[sources.r]\nkind = "rest"\nurl = "https://x.example"\ntimestamps = ["at
         (KEV + 'schedule = "0 6 * * *"', "should be a table. Write schedule.cron = "),
         (KEV + "limits = 3", "[sources.kev] limits: should be a table. Write limits.initial_look"),
         (KEV + "freshness = 48", "should be a table. Write freshness.max_age_hours = 48."),
+        (KEV + "freshness.max_age_hours = 1e12", "max_age_hours: Input should be less than"),
         (KEV + 'schedule.crn = "x"', "[sources.kev.schedule] crn: There is no such key; did you"),
         (KEV + "schedule = {}", "[sources.kev] schedule: has neither cron nor interval; set one"),
         (KEV + 'schedule = {cron = "0 6 * * *", interval = 5}', "has cron and interval; remove"),
@@ -320,6 +321,7 @@ def test_secret_in_the_file_is_refused_unshown(tmp_path: Path, text: str, place:
         (b"x = ", "is not TOML: Invalid value"),
         (b"[sources.kev]\n[sources.kev]\n", "the table [sources.kev] is defined twice"),
         (b'x = "\xff"', "is not UTF-8. Save it as UTF-8."),
+        (b"x = " + b"[" * 5_000, "its values are nested too deeply"),
     ],
 )
 def test_file_that_cannot_be_read_is_one_sentence(

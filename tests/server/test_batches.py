@@ -105,6 +105,8 @@ async def test_repeated_write_of_a_batch_is_the_same_write(call: Caller) -> None
         {"source_id": "."},
         {"source_id": "kev", "if-match": '"1"'},
         {"source_id": "kev", "if_match": "1"},
+        {"source_id": "kev", "if_none_match": 1},
+        {"source_id": "kev", "if_none_match": "yes"},
         {"source_id": "kev", "update": {"status": "success"}},
         {"source_id": "kev", "update": {"timestamp": JANUARY, "status": "done"}},
         {"update": success(JANUARY)},

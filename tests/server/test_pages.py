@@ -19,6 +19,7 @@ from ladon_storage.models import WatermarkUpdate
 from ladon_storage.server.access import COOKIE, SESSION_SECONDS, add_token, revoke_token
 from ladon_storage.server.database import open_database
 from ladon_storage.server.serving import serving
+from ladon_storage.server.sqlite import SqliteBackend
 from ladon_storage.server.store import WatermarkDatabase
 from ladon_storage.testing.clock import FakeClock
 from tests.service import Answer, Caller, calling, path, success
@@ -120,6 +121,7 @@ async def test_list_has_the_last_runs_as_a_picture_and_what_the_ledger_says(
     failed = {"timestamp": "2026-01-01", "status": "failed", "error_message": "503", "run_id": RUN}
     await call("PUT", path("kev"), failed)
     await call("PUT", path("kev"), {**running, "run_id": "two", "lease_seconds": 600})
+    assert "took" not in (await page(call)).text  # the run before did
     clock.advance(12)
     done = success("2026-01-01T00:00:00Z", run_id="two", records_collected=1234, ledger=ledger)
     assert (await call("PUT", path("kev"), done)).status == 200
@@ -150,6 +152,25 @@ async def test_page_of_a_source_has_its_ledger_and_history(call: Caller, clock: 
     assert "success" in (await page(call, f"/sources/a%2Fb{older}")).text
     moved = await page(call, "/sources/a%2Fb?moved=true")
     assert moved.text.count("2025-01-01 00:00:00") == 2  # where it is, and the reset
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 1e308, True, "many", [1], {"a": 1}])
+async def test_ledger_without_sense_leaves_the_pages_and_metrics_of_all(
+    call: Caller, number: object
+) -> None:
+    """One writer's number that nothing can show hides neither its source nor the others."""
+    names = (
+        "records_delivered", "records_quarantined", "lateness_p99_seconds", "overlap_seconds",
+        "gap", "sink_behind", "reasons",
+    )  # fmt: skip
+    ledger = dict.fromkeys(names, number)
+    assert (await call("PUT", path("odd"), success("2026-01-01", ledger=ledger))).status == 201
+    await call("PUT", path("kev"), success("2026-01-01", ledger={"records_delivered": 20}))
+    assert "kev" in (await page(call)).text
+    assert "records delivered" in (await page(call, "/sources/odd")).text
+    metrics = (await call("GET", "/metrics")).text
+    assert 'storage_service_last_run_delivered{source_id="kev"} 20.0' in metrics
+    assert 'storage_service_last_run_delivered{source_id="odd"}' not in metrics
 
 
 async def test_page_says_that_the_sink_was_behind_after_the_next_run_too(call: Caller) -> None:
@@ -256,6 +277,20 @@ async def test_service_that_takes_no_writes_says_so(tmp_path: Path) -> None:
         assert "takes no writes" in shown.text
         assert "was deleted" in shown.text
         assert shown.rows() == ["/sources/kev"]
+
+
+async def test_service_that_lost_acknowledged_changes_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover its pages and its metrics have their number; before it they have none."""
+    async with serving(tmp_path / "w.db") as address, calling(address) as call:
+        assert "were lost" not in (await page(call)).text
+        assert "storage_service_lost_changes_total 0.0" in (await call("GET", "/metrics")).text
+        monkeypatch.setattr(SqliteBackend, "lost_changes", 1_234)
+        assert "lacked 1,234 of them" in (await page(call)).text
+        assert "lacked 1,234 of them" in (await call("GET", "/sources/kev")).text
+        assert "were lost" not in (await call("GET", "/sign-in")).text
+        assert "storage_service_lost_changes_total 1234.0" in (await call("GET", "/metrics")).text
 
 
 def signed_in(file: Path, **limits: object) -> str:

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from ladon_storage.cli import doctor
 from ladon_storage.errors import ConfigurationError, DatabaseError, WatermarkConflictError
 from ladon_storage.models import Precondition, WatermarkUpdate
 from ladon_storage.server import postgresql, postgresql_schema, postgresql_writes
@@ -21,7 +23,7 @@ from ladon_storage.server.postgresql_schema import address_of, migrate, migratio
 from ladon_storage.server.postgresql_servers import MOST_ABANDONED, Servers
 from ladon_storage.server.store import WatermarkDatabase
 from tests.cut_proxy import CutProxy
-from tests.postgres import PostgresServer
+from tests.postgres import PostgresServer, running
 from tests.service import calling, embedded_service, path, success
 
 JANUARY, FEBRUARY = "2024-01-01T00:00:00+00:00", "2024-02-01T00:00:00+00:00"
@@ -520,6 +522,43 @@ async def test_earlier_primary_is_refused(postgres: PostgresServer, empty_postgr
     await store.close()
 
 
+@pytest.fixture
+def other_system(empty_postgres: str) -> Iterator[tuple[PostgresServer, str]]:
+    """Another PostgreSQL with a database of the same name, and the address of that."""
+    with running() as other:
+        name = empty_postgres.rpartition("/")[2]
+        other.execute(f"CREATE DATABASE {name}")
+        yield other, other.url(name)
+
+
+async def test_server_of_another_system_is_refused(
+    proxy: CutProxy, other_system: tuple[PostgresServer, str]
+) -> None:
+    """The service waits for a server that it knows, and writes nothing to another in between."""
+    other, second = other_system
+    name = second.rpartition("/")[2]
+    migrate(address_of(second))
+    url = several(proxy.url, second)
+    with pytest.raises(ConfigurationError, match=r"no copies of each other: 127.* and 127.*Name"):
+        await WatermarkDatabase.open(url)
+    with pytest.raises(ConfigurationError, match="no copies of each other"):
+        await asyncio.to_thread(doctor._postgresql, url)
+    other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")  # as one that is not there
+    store = await WatermarkDatabase.open(url)
+    other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    kept = (await store.put("kev", update(1))).watermark
+    proxy.refuses = True
+    proxy.cut()
+    for call in (store.check, partial(store.put, "kev", update(2)), store.page, store.check):
+        with pytest.raises(DatabaseError, match=r"is no copy of the database that this serv"):
+            await call()
+    proxy.refuses = False
+    await until_healthy(store)
+    assert await store.get("kev") == kept
+    await store.close()
+    assert other.execute("SELECT count(*) FROM ladon_storage.history", name) == [(0,)]
+
+
 async def test_database_older_than_its_acknowledged_changes_is_logged(
     postgres: PostgresServer, empty_postgres: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -536,6 +575,7 @@ async def test_database_older_than_its_acknowledged_changes_is_logged(
     assert stored.watermark.etag not in lost
     _end_backends(postgres, name)
     await store.put("kev", update(2))
+    assert store.lost_changes == 7
     await store.close()
     [said] = [each for each in caplog.records if each.levelname == "ERROR"]
     assert "lacks 7 of the last 9 acknowledged changes, such as version 3" in said.getMessage()

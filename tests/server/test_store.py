@@ -355,6 +355,26 @@ async def test_full_disk_is_503_and_passes(file: Path) -> None:
     await store.close()
 
 
+async def test_fault_of_the_database_has_one_traceback_until_it_is_over(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk is not filled by a traceback for each of the writes that it refuses."""
+    store = await WatermarkDatabase.open(file)
+    connection = connection_of(store)
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    big = update(1, status=WatermarkStatus.FAILED, error_message="x" * 16_000)
+    for name in ("kev", "nvd"):
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        for _ in range(3):
+            with pytest.raises(DatabaseError, match="full"):
+                await store.put(name, big)
+        connection.execute("PRAGMA max_page_count = 100000")
+        await store.put(name, big)
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    await store.close()
+    assert len([each for each in caplog.records if each.exc_info]) == 2
+
+
 async def test_file_replaced_under_the_service_is_unhealthy(file: Path) -> None:
     """What would be written to a file that is no longer there is refused, not acknowledged."""
     async with embedded_service(file) as address, calling(address) as call:

@@ -429,7 +429,7 @@ async def test_feed_is_asked_for_what_the_sink_lacks_however_old() -> None:
     assert (pages[0].total, pages[-1].completeness) == (5, "whole document")
 
 
-@pytest.mark.parametrize("status", [403, 404, 410])
+@pytest.mark.parametrize("status", [403, 404, 410, 451])
 async def test_missing_event_does_not_stop_the_others(status: int) -> None:
     """Object stores answer 403 for what is not there."""
     files = Files(*(event(n, n) for n in range(3)))
@@ -476,6 +476,15 @@ async def test_unusable_files_and_entries_are_rejected_with_their_uuid() -> None
     assert rejects[uuid(3)] == "Event.uuid: is not the one that the manifest lists"
     assert rejects[uuid(5)].startswith("timestamp: should be a count from 1970 on")
     assert not [path for path in asked if "secret" in path]
+
+
+async def test_uuid_is_the_same_in_any_case() -> None:
+    """The manifest names an event in capital letters, and its file in small ones."""
+    named = f"{uuid(1)[:-1]}a"
+    files, listed = Files({"Event": {**event(1, 1)["Event"], "uuid": named}}), named.upper()
+    files.files[listed], files.manifest = files.files[named], {listed: files.manifest[named]}
+    async with FeedServer(play=files) as server:
+        assert ids(await read(feed_at(server))) == [listed]
 
 
 async def test_event_is_as_new_as_the_manifest_says() -> None:

@@ -225,7 +225,9 @@ UNKNOWN: list[tuple[dict[str, Any], dict[str, str]]] = [
 async def test_document_that_says_there_is_more_is_never_green(sign: dict[str, Any]) -> None:
     """Twenty of 330 records are no collection, whatever was declared."""
     async with FeedServer(play=lambda _: answer(ROWS, **sign)) as feed:
-        assert "and " in await refused(feed)
+        said = await refused(feed)
+        assert "and " in said
+        assert "paging.only_declared" in said
         [page, *_] = await pages_of(feed, paging={"kind": "none", "only_declared": True})
 
     assert (len(page.records), page.completeness) == (7, "declared")

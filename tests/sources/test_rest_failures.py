@@ -161,7 +161,36 @@ SIGNS: list[dict[str, Any]] = [
     *({"failedShards": 1}, {"failed_sources": ["x"]}, {"missing_partitions": [3]}),
     *({"messages": [{"severity": "ERROR", "text": "x"}]}, {"httpStatusCode": 503}),
     *({"warnings": ["1 of 5 shards failed"]}, {"warning": "Some data sources are unavailable"}),
+    *(
+        {"errors": [{"key": "x", "count": 1, "message": "x"}]},
+        {"errors": {"buckets": [{"message": "x"}]}},
+    ),
+    *({"error": {"error": "x", "success": "no"}}, {"messages": {"error": "x"}}),
     *({"message": "Die Liste ist unvollständig"}, {"notice": "results may be incomplete"}),
+    *({"messages": [{"type": "FATAL", "text": "x"}]}, {"messages": {"error": ["x"]}}),
+    *({"outcome": {"issue": [{"severity": "error"}]}}, {"issue": [{"severity": "fatal"}]}),
+    *({"quota": {"exceeded": True}}, {"quotaExceeded": "true"}, {"preview": True}),
+    *({"unreachable": ["us-east1"]}, {"UnprocessedKeys": {"table": {"Keys": [1]}}}),
+    *(
+        {"failedAccounts": [{"accountId": "1", "errorCode": "DENIED"}]},
+        {"_clusters": {"skipped": 1}},
+    ),
+    *({"fail": [{"errors": [{"code": "x"}]}]}, {"state": "GATHERING RESULTS"}),
+    *({"status": "No timeout, failed"}, {"status": "not throttled: access denied"}),
+    *({"status": "3 ok, 2 failed"}, {"status": "success: 3, failed: 2"}),
+    # Without an id and a time of their own, or as errors, they may be about the answer.
+    *({"alerts": [{"severity": "critical", "message": "x"}]}, {"problems": [{"title": "x"}]}),
+    *({"alerts": [{"id": 1, "level": "error", "message": "x"}]}, {"alerts": [{"level": "fatal"}]}),
+    *({"errors": [{"id": 1, "title": "x"}]}, {"errors": [{"id": 1, "time": 1e9, "message": "x"}]}),
+    *(
+        {"failures": [{"id": "", "at": "2024-01-01"}]},
+        {"problems": [{"id": 1, "at": "2024-01-01"}, {}]},
+    ),
+    *(
+        {"passed": "yes", "failed": 2},
+        {"errors": {"count": 1}},
+        {"errors": {"total": 0, "x": ["y"]}},
+    ),
 ]
 REFUSALS = [
     *("Please log in", "You must sign in", "Account suspended", "Access blocked", "Not authorized"),
@@ -171,6 +200,12 @@ REFUSALS = [
     *("Zugriff verweigert", "Interner Fehler", "Une erreur est survenue", "Acceso denegado"),
     *("Errore interno", "Erro interno", "Błąd serwera", "Внутренняя ошибка", "内部错误"),
     *("エラーが発生しました", "서버 오류", "Interne fout"),
+    *("No access: permission denied", "No results: the backend timed out", "Error: no results"),
+    *("No data, an error occurred", "0 results (error)", "No results because a backend failed"),
+    *("No error handler found: request failed", "Loaded 0, 10 failed", "Could not log in"),
+    *("API v1 is deprecated", "The endpoint is deprecated and no longer answers"),
+    *("errors: 12", "3 failures", "Error: none of the backends responded", "Failed: 3"),
+    *("No results and rate limit exceeded", "No data available temporarily", "failed: 0 results"),
 ]
 FINE: list[dict[str, Any]] = [
     *({"message": "No records found"}, {"message": "no errors"}, {"message": "Keine Fehler"}),
@@ -181,6 +216,40 @@ FINE: list[dict[str, Any]] = [
     *({"failed": 0}, {"failedShards": 0}, {"messages": [{"level": "info", "text": "x"}]}),
     *({"status": {"error_code": 0, "error_message": None}}, {"description": "Feed of errors"}),
     *({"status": "failover"}, {"warnings": []}, {"message": "All servers are online"}),
+    *({"alerts": {"critical": 3}}, {"messages": {"error": "Fehler", "empty": "Keine Treffer"}}),
+    *({"alerts": [{"id": 1, "severity": "critical", "title": "Host timed out"}]}, {"alerts": 3}),
+    *({"messages": [{"id": 1, "type": "error", "text": "x", "time": "2024-01-01T00:00:00Z"}]},),
+    *({"problems": [{"eventid": "1", "clock": "1700000000", "name": "CPU"}]}, {"problems": 0}),
+    *({"failed_jobs": [{"id": 1, "error": "x", "finished_at": "2024-01-01 10:00"}]},),
+    *({"exceptions": [{"id": "x", "rule": "allow"}]}, {"errors": {"total": 0, "limit": 100}}),
+    *({"fail": []}, {"state": "DONE GATHERING RESULTS"}, {"skipped": [{"path": "x"}]}),
+    *({"failed": 2, "passed": 7}, {"summary": {"failed": 2}}, {"error": "-"}, {"unreachable": []}),
+    *({"outcome": {"issue": [{"severity": "information"}]}}, {"issue": {"title": "Build failed"}}),
+    *({"quota": {"exceeded": False, "remaining": 0}}, {"_clusters": {"failed": 0, "skipped": 0}}),
+    *({"status": each} for each in ("not failed", "3 ok, 0 failed", "none failed", "error-free")),
+    *({"status": each} for each in ("no timeout", "done without failure", "success: 3, failed: 0")),
+    *(
+        {"message": each}
+        for each in ("0 results, none failed", "Processed 0, failed: 0", "error-free")
+    ),
+    *({"message": each} for each in ("No failed login events found", "Nothing is blocked")),
+    *({"message": each} for each in ("No results for query 'failed login'", "0 shards timed out")),
+    *({"message": each} for each in ("No new alerts since your last sign-in", "오류 없음")),
+    *({"message": each} for each in ("No expired or blocked keys", "エラーはありません")),
+    *({"status": each} for each in ("default", "errors: 0", "failed=0", "Errors: none")),
+    *({"status": each} for each in ("not rate limited", "never failed", "not unavailable")),
+    *({"error": each} for each in ("No errors found", "Not an error", "None found", "0 errors")),
+    *(
+        {"error_code": each}
+        for each in ("0x00000000", "0.0", "ERR_NONE", "ERR_OK", "NO_ERR", "nil")
+    ),
+    *({"message": each} for each in ("failed (0)", "error count: 0", "Failed logins: none")),
+    *(
+        {"warnings": ["Parameter 'x' is deprecated"]},
+        {"faults": [{"dn": "x", "severity": "major"}]},
+    ),
+    *({"errors": [{"key": "timeout", "doc_count": 3}]}, {"failures": {"buckets": []}}),
+    *({"message": each} for each in ("This is not a partial result", "Results truncated: false")),
 ]
 
 
@@ -212,6 +281,23 @@ async def test_answer_that_says_that_all_is_well_is_read() -> None:
             for rows in ([], ROWS):
                 made[0] = Answer.of({"rows": rows, **sign})
                 assert len(await ids_of(feed)) == len(rows), sign
+
+
+@pytest.mark.parametrize("name", ["failed", "hasMore", "next", "total"])
+async def test_sign_counts_at_each_level_around_the_records(name: str) -> None:
+    """An answer may state it next to them, at its top, or anywhere between."""
+    made = [Answer()]
+    async with FeedServer(play=lambda _: made[0]) as feed:
+        for level in range(-1, 4):
+            inner: dict[str, Any] = {"rows": []}
+            for depth, key in enumerate(("problems", "b", "a", "")):
+                inner |= {name: 1 if name == "total" else "true"} if depth == level else {}
+                inner = {key: inner} if key else inner
+            made[0] = Answer.of(inner)
+            if level < 0:  # problems that are the records are no sign of one
+                assert await ids_of(feed, records="a.b.problems.rows") == []
+            else:
+                assert name in await refused(feed, records="a.b.problems.rows"), level
 
 
 FAILURES: list[dict[str, Any]] = [
@@ -273,6 +359,52 @@ async def test_failure_beside_the_records_fails_the_run(
                     page
                     async for page in api(feed, records_optional=records_optional).pages(None, None)
                 ]
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        {"error": "backend timed out"},
+        {"errors": ["shard 3 failed"]},
+        {"success": False},
+        {"message": "results were truncated"},
+    ],
+)
+async def test_failure_among_keyed_records_fails_the_run(sign: dict[str, Any]) -> None:
+    """A value that can be no record is a sign, where records have their ids as names."""
+    keyed = {"7": {"at": "2024-01-01", "first_seen_utc": "2024-01-01"}, **sign}
+    listed = {"7a4e2f52-0000-4000-8000-000000000000": {"timestamp": 1_700_000_000}, **sign}
+    settings: list[tuple[dict[str, Any], Any]] = [
+        ({"records": "rows", "records_keyed_by_id": True}, {"rows": keyed}),
+        ({"records": "", "records_keyed_by_id": True}, keyed),
+        ({"kind": "threatfox"}, keyed),
+        ({"kind": "misp", "via": "feed"}, listed),
+    ]
+    for fields, document in settings:
+        async with FeedServer(*[Answer.of(document)] * 2) as feed:
+            source = source_from({"url": feed.at(""), **fields}) if "kind" in fields else None
+            with pytest.raises(SourceError, match="at '"):
+                _ = [page async for page in (source or api(feed, **fields)).pages(None, None)]
+
+
+async def test_sign_among_keyed_records_may_be_declared_as_right() -> None:
+    """By the path that the error names."""
+    document = {"rows": {"7": {"at": "2024-01-01"}, "error": "old"}}
+    settings = {"records": "rows", "records_keyed_by_id": True}
+    async with FeedServer(Answer.of(document), Answer.of(document)) as feed:
+        assert "at 'rows.error'" in await refused(feed, **settings)
+        expected = {"rows.error": ["old"]}
+        assert await ids_of(feed, **settings, expected_values=expected) == ["7"]
+
+
+async def test_record_whose_id_is_a_sign_is_a_record() -> None:
+    """An object is no message, whatever its id; nor is a state that is well."""
+    document = {"error": {"at": "2024-01-01"}, "failed": [{"at": "2024-01-01"}], "status": "ok"}
+    async with FeedServer(Answer.of(document)) as feed:
+        source = api(feed, records="", records_keyed_by_id=True)
+        [page] = [page async for page in source.pages(None, None)]
+
+    assert [each.record_id for each in page.records] == ["error", "failed"]
 
 
 @pytest.mark.parametrize("sign", NO_FAILURES)
@@ -363,6 +495,28 @@ async def test_failure_that_is_declared_as_right_is_none() -> None:
     async with FeedServer(Answer.of({"rows": [row(1)], "code": 500})) as feed:
         source = api(feed, expected_values={"code": [500]})
         assert [page async for page in source.pages(None, None)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"alerts": [{"severity": "critical", "message": "Malware on a host"}]},
+        {"failed": 2, "succeeded": 10},
+        {"errors": {"4xx": 10, "5xx": 2}},
+        {"message": "12 of 500 queries of your quota are used"},
+        {"authenticated": False},
+        {},
+    ],
+)
+async def test_place_where_any_value_is_declared_as_right_is_not_examined(
+    said: dict[str, Any],
+) -> None:
+    """A list, an object or a text that changes cannot be declared by its value."""
+    async with FeedServer(Answer.of({"rows": [], **said}), Answer.of({"rows": [], **said})) as feed:
+        declared: dict[str, list[Any]] = {name: [] for name in said or ["errors"]}
+        assert await ids_of(feed, expected_values=declared) == []
+        if said:
+            assert "in expected_values if it is right, with [] for any" in await refused(feed)
 
 
 async def test_list_that_is_elsewhere_is_not_lacking() -> None:

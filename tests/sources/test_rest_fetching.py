@@ -47,6 +47,7 @@ class Listing:
 
     source_id = "feed"
     records = "rows"
+    has_settings = True
 
     def __init__(
         self,

@@ -18,8 +18,8 @@ from tests.sources.test_rest import row
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
-@pytest.mark.parametrize("end", ["0", 0, None, ""])
-async def test_cursor_that_leads_to_the_beginning_is_the_end(end: Any) -> None:
+@pytest.mark.parametrize("end", ["0", 0, None, "", "null", "None", "-1", -1])
+async def test_cursor_that_leads_to_the_beginning_or_nowhere_is_the_end(end: Any) -> None:
     """As that of Redis does, and of old Twitter."""
 
     def scan(asked: Asked) -> Answer:
@@ -173,9 +173,29 @@ async def test_link_to_itself_on_the_last_page_is_the_end() -> None:
 
 
 async def test_next_link_without_an_address_is_none() -> None:
-    """An object whose href is null leads nowhere."""
-    async with FeedServer(play=lambda _: answer(ROWS, next={"href": None})) as feed:
-        assert await ids_of(feed, paging={"kind": "next"}) == IDS
+    """An object whose href is null leads nowhere, and so does a text in place of null."""
+    made: list[Any] = [None]
+    async with FeedServer(play=lambda _: answer(ROWS, next=made[0])) as feed:
+        for made[0] in ({"href": None}, "null", "None", "undefined"):
+            for kind in ("next", "none"):
+                assert await ids_of(feed, paging={"kind": kind}) == IDS
+
+
+@pytest.mark.parametrize("end", ["null", "None", "undefined", "N/A", "false", {"href": "null"}])
+@pytest.mark.parametrize("kind", ["next", "cursor", "page", "none"])
+async def test_text_that_stands_for_no_value_leads_nowhere(kind: str, end: Any) -> None:
+    """Programs without a null write one as a text, which is neither an address nor a cursor."""
+    name = "next_cursor" if kind == "cursor" else "next"
+
+    def paged(asked: Asked) -> Answer:
+        number = int(asked.query.get("page", asked.query.get("cursor", 1)))
+        following: Any = {"next": "/feed.json?page=2", "next_cursor": "2"}[name]
+        rows = ROWS if kind == "none" else ROWS[number * 4 - 4 : number * 4]
+        stated: dict[str, Any] = {name: following if number == 1 and kind != "none" else end}
+        return answer(rows, **stated)
+
+    async with FeedServer(play=paged) as feed:
+        assert await ids_of(feed, paging={"kind": kind}) == IDS
 
 
 async def test_next_link_in_a_header_may_say_that_it_has_no_results() -> None:

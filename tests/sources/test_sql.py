@@ -191,6 +191,18 @@ async def test_numbers_as_text_are_compared_as_numbers(file: File) -> None:
     assert ids(again) == ["2"]
 
 
+async def test_nanoseconds_as_digits_are_numbers(file: File) -> None:
+    """Nineteen digits fit into an integer of the database, as long as they begin with no 9."""
+    first = 1_700_000_000_000_000_000
+    file.fill((1, str(first)), (2, str(first + 1_000)), (3, "9" * 19), kind="TEXT")
+    source = file.source(timestamp_format="nanoseconds")
+
+    pages = await read(source)
+
+    assert ids([each for page in pages for each in page.records]) == ["1", "2"]
+    assert [each.record_id for each in pages[0].rejects] == ["3"]
+
+
 @pytest.mark.parametrize(
     ("times", "value", "expected"),
     [
@@ -199,6 +211,9 @@ async def test_numbers_as_text_are_compared_as_numbers(file: File) -> None:
         ("seconds", -1, "1969-12-31T23:59:59"),
         ("milliseconds", 1_700_000_000_001, "2023-11-14T22:13:20.001000"),
         ("milliseconds", 1_700_000_000_000.9995, "2023-11-14T22:13:20.000999"),
+        ("microseconds", 1_700_000_000_000_001, "2023-11-14T22:13:20.000001"),
+        ("nanoseconds", 1_700_000_000_000_001_999, "2023-11-14T22:13:20.000001"),
+        ("nanoseconds", -1, "1969-12-31T23:59:59.999999"),
         ("datetime", "2024-01-01 00:00:00.123456999", "2024-01-01T00:00:00.123456"),
         ("datetime", "2024-01-01", "2024-01-01"),
         ("text", "2024-01-02T21:59:38+05:30", "2024-01-02T16:29:38"),

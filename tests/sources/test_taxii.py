@@ -499,8 +499,17 @@ def in_pages(
     return play
 
 
+@pytest.mark.parametrize("more", [False, "false", "False", 0, "0"])
+async def test_flag_of_more_may_be_a_text(more: Any) -> None:
+    """A server that writes truth values as texts says that there is no more."""
+    async with FeedServer(
+        play=in_pages({"objects": OBJECTS[:4], "more": more}, dated=True)
+    ) as feed:
+        assert ids(await read(collection_at(feed.at("c")))) == numbered(*range(4))
+
+
 @pytest.mark.parametrize("dated", [True, False])
-@pytest.mark.parametrize("more", [{}, {"more": False}, {"more": None}])
+@pytest.mark.parametrize("more", [{}, {"more": False}, {"more": None}, {"more": "false"}])
 async def test_next_is_followed_whatever_more_says(dated: bool, more: dict[str, Any]) -> None:
     """A page that says where the next one is is not the last."""
     pages = [

@@ -79,6 +79,15 @@ def utc(text: str) -> datetime:
         "2024/08/27 12:00",
         "2024-8-27 12:00:00 PM",
         " 2024-08-27\u00a012:00 ",
+        "20240827120000Z",
+        "20240827140000.0+0200",
+        "202408271200Z",
+        "20240827_120000",
+        "2024-08-27-12.00.00.000000",
+        "2024-08-27T12-00-00Z",
+        "2024-08-27 14:00:00.000000999 +0200 CEST m=+0.000123",
+        "2024-08-27 15:00:00 +0300 +03",
+        "2024-08-27 06:30:00 GMT-5:30",
     ],
 )
 def test_instant_is_read_in_every_iso_form(told: str) -> None:
@@ -124,6 +133,9 @@ def test_offset_of_a_day_is_no_time_of_it(told: str) -> None:
         "August 27, 2024 at 12:00 p.m.",
         "27-Aug-2024 12:00:00",
         "27/Aug/2024:14:00:00 +0200",
+        "27 Aug 2024 14:00:00 +0200 CEST",
+        "Aug 27, 2024, 2:00:00\u202fPM GMT+2",
+        "2024-Aug-27 12:00:00",
         "Tue Aug 27 2024 14:00:00 GMT+0200 (Central European Summer Time)",
         "Tue Aug 27 12:00:00 2024",
         "Tue Aug 27 12:00:00 UTC 2024",
@@ -158,6 +170,8 @@ def test_instant_is_read_where_it_can_be_one_alone(told: Any) -> None:
         *("2024-08-27T12:00:61Z", "Foo 27 2024", "31 Feb 2024", "2023-366", "2024-08-27T12+99:00"),
         *("0", "1", "12", "9" * 20, "9" * 9_999, "1e999", "nan", "inf", "1_724_760_000"),
         *("2024-08-27512:00", "2024-W35-2x12:00", "2024-08-27T12.5:00"),
+        *("2024-08-27 12:00:00 +0200 PM", "2024-08-27 12:00:00 +2", "2024-08-27-12.00-00"),
+        *("20240827120000.5", "2024-08-27T12-00-00 CEST"),
         *("17247600001234567", "9999-12-31T24:00", "2024-08-27T12Z" + " " * 99 + "x", "٢٠٢٤٠٨٢٧"),
         *(0, -1, True, False, 1e300, float("nan"), parse_json("1e400"), [], {}, ["2024-08-27"]),
     ],
@@ -479,6 +493,10 @@ def reader(**fields: Any) -> ItemReader:
     [
         *(None, "", " ", "-", "None", "null", "NULL", "N/A", "never", "Never", False, [], {}),
         *("0000-00-00", "0000-00-00 00:00:00", "0000-00-00T00:00:00Z", "undefined"),
+        *(0, "0", 0.0, "0.0", parse_json("0.0"), "00000000000000", "0000/00/00", "00.00.0000"),
+        *("00:00:00", "\u2014", "?", "--------", "NaT", "NaN", "(null)", "\\N", "#N/A", "Unknown"),
+        *("Invalid date", "infinity", "-0001-11-30T00:00:00+00:00", "0000-01-01T00:00:00Z"),
+        *("1/1/0001 12:00:00 AM", "01.01.0001 00:00:00"),
     ],
 )
 def test_value_that_says_no_time_is_none(none: Any) -> None:
@@ -498,9 +516,10 @@ def test_declared_value_that_says_no_time_is_none(none: Any) -> None:
     assert found == MOMENT
 
 
-def test_value_that_is_no_time_rejects_its_item() -> None:
+@pytest.mark.parametrize("last", ["soon", "yesterday", "1", 7, "00:07", "04/05/2025", "01/02/0001"])
+def test_value_that_is_no_time_rejects_its_item(last: Any) -> None:
     """Nobody knows how new it is."""
-    item = {"id": 1, "first": "2024-08-27", "last": "soon"}
+    item = {"id": 1, "first": "2024-08-27", "last": last}
 
     [found] = reader().read([item])
 

@@ -141,6 +141,9 @@ class Follower:
             "http://127.0.0.1:8080": self.place.service,
             "https://mirror.example/kev.json": self.feed,
             "sqlite:////var/lib/ladon/records.db": f"sqlite:///{self.folder}/records.db",
+            "rm -f records.db-wal records.db-shm": (
+                f"rm -f {self.folder}/records.db-wal {self.folder}/records.db-shm"
+            ),
             "cp records-backup.db records.db": (
                 f"cp {self.folder}/records-backup.db {self.folder}/records.db"
             ),

@@ -65,7 +65,7 @@ VALUES {rows} {on_conflict}
 
 # Known records of a page are found by this alone, which costs less than `_COMPARED`.
 _NOT_AS_IT_IS = """
-SELECT json_group_array(page.key) FROM json_each(?) AS page
+SELECT json_group_array(page.key), count(t.version) FROM json_each(?) AS page
 LEFT JOIN {table} AS t ON t.source_id = ? AND t.record_id = page.key
 WHERE t.version IS NOT page.value
 """
@@ -176,7 +176,7 @@ class Sqlite:
         """Query all tables of the file at once."""
         found: dict[str, dict[str, bool]] = {}
         rows = connection.exec_driver_sql(_FOUND, (json.dumps(names),))
-        for table, column, is_key in rows:
+        for table, column, is_key in rows.all():
             found.setdefault(table, {})[column] = bool(is_key)
         return found
 
@@ -190,9 +190,9 @@ class Sqlite:
     ) -> Compared:
         """Let SQLite compare: fetching a row costs more than looking it up."""
         if self._keep == "latest":
-            records = self._without_known(connection, source_id, records)
-            if not records:
-                return Compared()
+            records, are_new = self._without_known(connection, source_id, records)
+            if are_new:
+                return Compared(new=list(records))
         page = _json([(each.record_id, each.version, each.timestamp) for each in records])
         asked = self._compared
         if self._keep == "all":
@@ -211,16 +211,19 @@ class Sqlite:
 
     def _without_known(
         self, connection: Connection, source_id: str, records: Sequence[Record]
-    ) -> Sequence[Record]:
-        """Return the records, each of another id, that are not there in the same version."""
+    ) -> tuple[Sequence[Record], bool]:
+        """Return the records, each of another id, that are not there in the same version.
+
+        And whether none of them is there in another one, as when there are none.
+        """
         columns = Columns.of(records)
         page = orjson.dumps(dict(zip(columns.ids, columns.versions, strict=True))).decode()
-        found = connection.exec_driver_sql(self._not_as_it_is, (page, source_id)).scalar_one()
+        found, others = connection.exec_driver_sql(self._not_as_it_is, (page, source_id)).one()
         unknown = set(orjson.loads(found))
-        if not unknown:
-            return []
-        left = [each for each in records if each.record_id in unknown]
-        return left if len(left) == len(unknown) else records
+        left = [each for each in records if each.record_id in unknown] if unknown else []
+        if len(left) != len(unknown):  # an id that SQLite does not give back as it is
+            return records, False
+        return left, not others
 
     def are_unknown(self, connection: Connection, source_id: str, ids: list[str]) -> bool:
         """Stop at the first existing row."""

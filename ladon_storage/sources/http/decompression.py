@@ -129,8 +129,12 @@ ACCEPTED = ", ".join(_STREAMS)
 _FOLLOWS = {"gzip": b"\x1f", "zstd": b"\x28" + bytes(range(0x50, 0x60))}
 
 
+# With it begins a compressed file that is served as it is, such as feed.json.gz, and no text.
+_GZIP_FILE = b"\x1f"
+
+
 class Decompressor:
-    """The decompression of one body.
+    """The decompression of one body, also of one that is a compressed file itself.
 
     Args:
         packing: The answer's `Content-Encoding`; empty for none.
@@ -145,6 +149,7 @@ class Decompressor:
         if self._name and self._name not in _STREAMS:
             raise DecompressionError(f"is compressed with {self._name!r}, which was not requested")
         self._stream: _Stream | None = None
+        self._has_begun, self._stated_by = False, "header"
 
     def unpacked(self, data: bytes) -> Iterator[bytes]:
         """Yield the decompressed content of the next bytes of a body, a step at a time.
@@ -152,6 +157,9 @@ class Decompressor:
         Raises:
             DecompressionError: They are not compressed as the answer declares.
         """
+        if not self._has_begun and not self._name and data.startswith(_GZIP_FILE):
+            self._name, self._stated_by = "gzip", "first byte"
+        self._has_begun = True
         if not self._name:
             yield data
             return
@@ -167,7 +175,7 @@ class Decompressor:
                 if found:
                     yield found
         except Exception as error:  # each library has errors of its own
-            problem = f"is not valid {self._name}, which its header states: {error}"
+            problem = f"is not valid {self._name}, which its {self._stated_by} states: {error}"
         else:
             return
         raise DecompressionError(problem)

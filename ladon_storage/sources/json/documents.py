@@ -135,6 +135,21 @@ def is_list(items: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(items, list | ManyItems)
 
 
+def beside_keyed(items: object) -> dict[str, Any]:
+    """Return the values of an object of records that cannot be records; of a large one, none.
+
+    >>> beside_keyed({"7": {"id": 7}, "8": [{"id": 8}], "error": "timed out"})
+    {'error': 'timed out'}
+    """
+    if not isinstance(items, dict):
+        return {}
+    return {
+        key: value
+        for key, value in items.items()
+        if not isinstance(value[0] if isinstance(value, list) and value else value, dict)
+    }
+
+
 def is_keyed(items: object) -> TypeGuard[Mapping[str, Any]]:
     """Return whether the value at the path of the records is an object."""
     return isinstance(items, dict | ManyKeyed)

@@ -66,9 +66,20 @@ def getter(path: str) -> Callable[[Any], Any]:
 
 
 NO_TIME = frozenset(
-    ("", "-", "--", "0000-00-00", "n/a", "na", "never", "nil", "none", "null", "undefined")
+    (
+        *("", "#n/a", "(none)", "(null)", "-", "--", "-infinity", "0000-00-00", "<null>", "\\n"),
+        *("infinity", "invalid date", "n.a.", "n/a", "na", "nan", "nat", "never", "nil", "none"),
+        *("not available", "not set", "null", "undefined", "unknown"),
+    )
 )
 """Texts in lower case with which programs say that there is no time."""
+
+# Zeros and marks; days of a year 0 or below, as PHP and databases write a date of zeros; and the
+# first day of all, as .NET writes a date that was never set.
+_EMPTY_TIME = re.compile(
+    r"[-\u2013\u2014?*0:./,\sTZ+]*|(?:-?0000|-0001)-\d\d-\d\d.*|0?1(?P<mark>[./-])0?1(?P=mark)0001\b.*",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -219,9 +230,11 @@ def _id_of(value: object) -> str | None:
 
 def _is_no_time(value: object) -> bool:
     """Return whether an invalid time is a filler for no time."""
+    if isinstance(value, int | float | Number) and not isinstance(value, bool):
+        value = str(value)
     if isinstance(value, str):
         text = value.strip().lower()
-        return text in NO_TIME or text.startswith("0000-00-00")
+        return text in NO_TIME or _EMPTY_TIME.fullmatch(text) is not None
     # Programs without types write it like this.
     return value is False or value in ([], {})
 

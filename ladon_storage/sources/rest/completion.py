@@ -84,7 +84,9 @@ class Completion:
             first = getattr(self._paging, "first_number", 0)
             place = misses_front(got.answer, got.document, got.items, self._api.records, first)
         if place is not None:
-            raise self._api.error(f"says at {place!r} that the first page is not its first")
+            raise self._api.error(
+                f"says at {place!r} that the first page is not its first", self._way_out
+            )
 
     def is_reached(self, page: ListPage, position: int, limit: int) -> bool:
         """Return whether the declared total says that no page follows."""
@@ -131,8 +133,10 @@ class Completion:
             is_alone=isinstance(self._paging, SinglePage),
         )
 
-    def contradiction(self, page: ListPage, position: int, *, has_moved: bool) -> str | None:
-        """Return the contradiction of an end after ``page``, worded for an error.
+    def contradiction(
+        self, page: ListPage, position: int, *, has_moved: bool
+    ) -> tuple[str, str] | None:
+        """Return the contradiction of an end, worded for an error, with the next step.
 
         Raises:
             MovedError: A total contradicts it, perhaps because the list moved.
@@ -140,10 +144,24 @@ class Completion:
         self.numbers.note_last(page)
         self.cursors.note(page)
         if problem := self.numbers.shortage(position, has_moved=has_moved):
-            return problem
+            return problem, "" if self._paging.total else self._way_out
         if promised := self.promised(page, position):
-            return f"{promised}, and the reading ends{by_declaration(self._paging)}"
-        return self.numbers.missing_pages(has_moved=has_moved)
+            problem = f"{promised}, and the reading ends{by_declaration(self._paging)}"
+            return problem, self._way_out
+        problem = self.numbers.missing_pages(has_moved=has_moved)
+        return None if problem is None else (problem, self._way_out)
+
+    @property
+    def _way_out(self) -> str:
+        """The next step where a sign that was not declared contradicts a declaration."""
+        if not self._api.has_settings:
+            return ""
+        is_single = isinstance(self._paging, SinglePage)
+        step = "declare its paging" if is_single else "the settings of the source"
+        return (
+            f"check whether the API has changed, and {step}, or set paging.only_declared if that "
+            "means something else"
+        )
 
     def goes_on(self, page: ListPage) -> bool:
         """Return whether an empty page says that other pages follow."""

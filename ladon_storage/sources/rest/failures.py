@@ -4,7 +4,8 @@
   would be green with fewer.
 - Only plain signs count: a flag that says no, an error status, a reason in a place for reasons. A
   message counts by its words: next to an empty list those that refuse, else those that say that
-  records are missing. A value that `expected_values` declares as normal is not examined.
+  records are missing. What `expected_values` declares as normal is not examined.
+- Content of the service, such as a list of alerts with ids and times, is no sign.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.message_words import CUTS, PARTS, REFUSES
-from ladon_storage.sources.rest.names import LONGEST_SIGN, names, truth
+from ladon_storage.sources.rest.message_words import CUTS, PARTS, REFUSES, Words
+from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, levels, names, plain, truth
+from ladon_storage.sources.rest.own_content import is_content
 from ladon_storage.sources.rest.vocabulary import Vocabulary
 
 _GOOD = names(
@@ -27,8 +29,9 @@ _GOOD = names(
 _BAD = Vocabulary(
     "iserror haserror haserrors timedout incomplete isincomplete failed isfailed fail "
     "terminatedearly unauthorized ratelimited isratelimited throttled isthrottled degraded "
-    "isdegraded accessdenied maintenance maintenancemode",
-    r"(?:is|has)?partial(?:results?|data|response|failure)?",
+    "isdegraded accessdenied maintenance maintenancemode preview ispreview overquota isoverquota",
+    r"(?:is|has)?partial(?:results?|data|response|failure)?|(?:is)?exceeded|"
+    r"(?:is)?(?:quota|ratelimit|usagelimit|credits?)(?:is)?(?:exceeded|exhausted)",
 )
 _STATES = names(
     "status result state outcome stat statuscode statustext code httpstatus httpcode "
@@ -41,19 +44,35 @@ _REASONS = Vocabulary(
     r"(?:odata)?errors?(?:message|msg|code|description|details?|info|list|text|reason|type)?|"
     rf"(?:failed|missing|unavailable|unreachable){PARTS}",
 )
+_UNREAD = Vocabulary(
+    "unreachable",
+    r"unprocessed(?:keys|items|findings|records|accounts|ids|identities|resources|entries|results)",
+)
+"""The names of lists of what was not read."""
+
+_WITHOUT = re.compile(r"(?:fail|unprocessed|skipped|rejected)[a-z]*")
+"""The names of lists of what an answer is without, if an item states why."""
+
 _FAILED = re.compile(
-    # A state without errors is right, unless it has another word of a failure before that.
+    # A state without errors is right, unless it has another word of a failure next to that.
     r"(?!no(?:error|fail))"
+    r"(?!(?:no|not|none|never)(?:error|fail|fault|timeout|throttled|ratelimited|unavailable)"
+    r"(?!\w*(?:error|fail|fault|denied|exce|unavail|time)))"
+    r"(?!(?:errors?|failed|failures?)(?:free|none|0+)$)"
     r"(?!(?:(?!error|fail|fault|partial|incompl|denied|forbid|unauth|exce|exhaust|unavail|time|abort|"
-    r"limit|thrott|cancel|loss|nok)\w)*(?:no|without|(?<!\d)0)errors?$)"
+    r"limit|thrott|cancel|loss|nok)\w)*(?:no|not|none|without|(?<!\d)0)"
+    r"(?:errors?|fail(?:ed|ures?)|(?<!de)faults?|timeouts?)$)"
     r"(?:(?:error|failed|failing|failure)\w*|"
-    r"\w*(?:errors?|failed|failure|fault|denied|forbidden|unauthori[sz]ed|unauthenticated|exceeded|"
+    r"\w*(?:errors?|failed|failure|(?<!de)fault|denied|forbidden|unauthori[sz]ed|unauthenticated|exceeded|"
     r"exhausted|unavailable|timeout|timedout|aborted|ratelimited|throttled)|"
-    r"err|fail|exception|nok|ko|partial|incomplete|dataloss|cancell?ed)"
+    r"\w*(?:failed|errors?|failures?)[1-9]\d*|"
+    r"err|fail|exception|nok|ko|partial|incomplete|gatheringresults|dataloss|cancell?ed)"
 )
 _UNFINISHED = names("processing inprogress")
 _NOTHING = Vocabulary(
-    "null none no n/a ok false noerror noerrors 成功 操作成功 请求成功 正常",
+    "null nil none no n/a ok false 成功 操作成功 请求成功 正常",
+    r"(?:no|none|0|not?an)(?:err|errors?|failures?|faults?|problems?|exceptions?)?"
+    r"(?:found|occurred|detected|reported)?|err(?:or)?s?(?:none|ok|0+)|0+|0x0+|"
     r"(?:(?:request|operation|query|call)(?:was|is)?)?(?:(?:completed|processed|executed)?"
     r"success(?:ful|fully)?|ok)",
 )
@@ -63,12 +82,14 @@ _MESSAGES = names(
 )
 _AROUND = names(
     "meta metadata header headers responseheader responsemetadata responsestatus info response "
-    "result status envelope extensions"
+    "result status envelope extensions outcome operationoutcome quota ratelimit"
 )
 """The places next to the records that have signs of their own."""
 
-_LEVELS = names("level severity")
-_GRAVE = names("error fatal critical")
+_LEVELS = names("level loglevel severity type messagetype")
+_GRAVE = names("error errors fatal critical")
+_MILD = names("warning warnings warn info infos notice notices debug")
+_COUNTS = names("count total size length")
 
 _MOST_PLACES = 1_000
 _LONGEST_NUMBER = 100
@@ -91,21 +112,30 @@ def failure(
     >>> failure({"errors": [], "status": "ok", "items": []}, [], "items") is None
     True
     """
-    for place, name, value in _beside(document, records):
-        if place in expected:
+    for place, name, value, around in _beside(document, records):
+        if place in expected or not _is_sign(place, name, value, is_empty=not items):
             continue
-        flag = truth(value)
-        if (
-            (name in _GOOD and flag is False)
-            or (name in _BAD and flag)
-            or (name in _STATES and _is_failed(value, is_empty=not items))
-            or (name in _REASONS and _says(value))
-            or (name == "shards" and _says(value_at(value, "failed")))
-            or (name == "detail" and not items and isinstance(value, str) and value.strip())
-            or (name in _MESSAGES and _speaks(value, (CUTS,) if items else (CUTS, REFUSES)))
-        ):
+        if not is_content(name, value, around):
             return place, value
     return None
+
+
+def _is_sign(place: str, name: str, value: object, *, is_empty: bool) -> bool:
+    """Return whether a value says by its name that the answer failed, or is a part."""
+    flag = truth(value)
+    return (
+        (name in _GOOD and flag is False)
+        or (name in _BAD and bool(flag))
+        or (name in _STATES and _is_failed(value, is_empty=is_empty))
+        or (name in _REASONS and _says(value))
+        or (name in _UNREAD and isinstance(value, list | Mapping) and _says(value))
+        or (_WITHOUT.fullmatch(name) is not None and _has_reasons(value))
+        or (name == "shards" and _says(value_at(value, "failed")))
+        or (place.endswith("_clusters") and _lacks_clusters(value))
+        or (name == "detail" and is_empty and isinstance(value, str) and bool(value.strip()))
+        or (name in _MESSAGES and _speaks(value, (CUTS, REFUSES) if is_empty else (CUTS,)))
+        or (name == "issue" and _speaks(value, ()))
+    )
 
 
 def other_list(document: object, wanted: str) -> str | None:
@@ -126,20 +156,19 @@ def other_list(document: object, wanted: str) -> str | None:
     return None
 
 
-def _beside(document: object, records: str) -> Iterator[tuple[str, str, Any]]:
-    above = records.rpartition(".")[0]
-    for prefix in ("", above) if above else ("",):
+def _beside(document: object, records: str) -> Iterator[tuple[str, str, Any, Mapping[Any, Any]]]:
+    for prefix in levels(records):
         there = value_at(document, prefix)
         if isinstance(there, Mapping):
             for key, value in there.items():
                 place = f"{prefix}.{key}" if prefix else str(key)
-                if place == records:
-                    continue
-                yield place, (name := _squeezed(str(key))), value
+                if place == records or records.startswith(f"{place}."):
+                    continue  # what is around the records has its own turn
+                yield place, (name := _squeezed(str(key))), value, there
                 if name in _AROUND and isinstance(value, Mapping):
                     for inner, each in islice(value.items(), _MOST_PLACES):
                         if f"{place}.{inner}" != records:
-                            yield f"{place}.{inner}", _squeezed(str(inner)), each
+                            yield f"{place}.{inner}", _squeezed(str(inner)), each, value
 
 
 def _squeezed(text: str) -> str:
@@ -172,7 +201,12 @@ def _says(value: object) -> bool:
             return True  # so many reasons say something
         each = left.pop()
         if isinstance(each, Mapping):
-            left += each.values()
+            if len(each) > _MOST_PLACES:
+                return True
+            counted = {plain(str(name)): count_in(there) for name, there in each.items()}
+            is_none = any(counted.get(name) == 0 for name in _COUNTS)
+            # Next to a count of zero, the other numbers are limits and offsets.
+            left += [there for there in each.values() if not is_none or count_in(there) is None]
         elif isinstance(each, list):
             if any(isinstance(inner, Mapping) for inner in each):
                 return True
@@ -182,14 +216,33 @@ def _says(value: object) -> bool:
     return False
 
 
-def _speaks(value: object, words: Collection[re.Pattern[str]]) -> bool:
-    """Return whether a message, or one of the first of several, has some of the words."""
+def _has_reasons(value: object) -> bool:
+    """Return whether a list has items that each state why they failed."""
+    return isinstance(value, list) and any(
+        isinstance(each, Mapping)
+        and any(
+            _squeezed(str(name)) in _REASONS and _says(why)
+            for name, why in islice(each.items(), _MOST_PLACES)
+        )
+        for each in value[:10]
+    )
+
+
+def _lacks_clusters(value: object) -> bool:
+    """Return whether Elasticsearch left out a cluster of several."""
+    return any(_says(value_at(value, name)) for name in ("failed", "partial", "skipped"))
+
+
+def _speaks(value: object, words: Collection[Words]) -> bool:
+    """Return whether a message, or one of the first of several, is grave or has the words."""
+    if isinstance(value, Mapping) and _is_grave_by_name(value):
+        return True
     for each in (value if isinstance(value, list) else [value])[:10]:
         texts = each.values() if isinstance(each, Mapping) else [each]
         if isinstance(each, Mapping) and _is_grave(each):
             return True
         if any(
-            isinstance(text, str) and any(each.search(text[:LONGEST_SIGN]) for each in words)
+            isinstance(text, str) and any(each.are_in(text[:LONGEST_SIGN]) for each in words)
             for text in islice(texts, 10)
         ):
             return True
@@ -205,9 +258,18 @@ def _is_grave(message: Mapping[Any, Any]) -> bool:
     )
 
 
+def _is_grave_by_name(messages: Mapping[Any, Any]) -> bool:
+    """Return whether messages by their levels alone have an error; counts of them are none."""
+    levels = {_squeezed(str(name)): said for name, said in islice(messages.items(), 10)}
+    return all(name in _GRAVE or name in _MILD for name in levels) and any(
+        name in _GRAVE and isinstance(said, str | list) and _says(said)
+        for name, said in levels.items()
+    )
+
+
 def _is_reason(value: object) -> bool:
     if isinstance(value, str) and not value.strip().isdecimal():
-        return bool(value.strip()) and _squeezed(value) not in _NOTHING
+        return bool(_squeezed(value)) and _squeezed(value) not in _NOTHING
     if isinstance(value, bool):
         return value
     return _number(value) not in (0, 200)

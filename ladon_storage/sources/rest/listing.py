@@ -43,6 +43,11 @@ class PagedApi(Protocol):
         """The parameters of each request that limit the items of a page, with their values."""
         ...
 
+    @property
+    def has_settings(self) -> bool:
+        """Whether the source has the settings of a JSON API, which an error may name."""
+        ...
+
     async def page(
         self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
     ) -> PageResponse:

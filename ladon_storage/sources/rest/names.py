@@ -19,6 +19,16 @@ def names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def levels(path: str) -> list[str]:
+    """Return the paths of all that is around the value at a path, the outermost first.
+
+    >>> levels("a.b.rows"), levels("rows"), levels("")
+    (['', 'a', 'a.b'], [''], [''])
+    """
+    parts = path.split(".")[:-1]
+    return [".".join(parts[:length]) for length in range(len(parts) + 1)]
+
+
 def plain(name: str) -> str:
     """Return a name without its case, its separators and its prefix up to a dot or a colon.
 

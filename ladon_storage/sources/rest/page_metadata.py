@@ -20,7 +20,7 @@ from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.message_words import CUTS
-from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names, plain, truth
+from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, levels, names, plain, truth
 from ladon_storage.sources.rest.vocabulary import (
     BEFORE,
     CURSORS,
@@ -29,6 +29,7 @@ from ladon_storage.sources.rest.vocabulary import (
     LAST,
     LINKS,
     MORE,
+    NOWHERE,
     OFFSETS,
     PAGE_NUMBERS,
     REMAINING,
@@ -76,6 +77,14 @@ def metadata(
             yield from _within(header, json.loads(answer.headers[header]), items, 1)
         except ValueError:
             continue
+
+
+def metadata_between(
+    document: object, items: object, records: str
+) -> Iterator[tuple[str, str, Any]]:
+    """Yield the same of the levels between the top and the items, which may be of other lists."""
+    for prefix in levels(records)[1:-1]:
+        yield from _within(prefix, value_at(document, prefix), items, 1)
 
 
 def crowded(document: object, items: object, records: str) -> str | None:
@@ -135,14 +144,15 @@ def promise(
         is_alone: Whether no paging is declared, so that any cursor counts.
     """
     said = list(metadata(answer, document, items, records))
-    for place, name, value in said:
+    between = list(metadata_between(document, items, records))
+    for place, name, value in said + between:
         if _is_more(name, value):
             return f"says at {place!r} that there are more"
     for header, name in own_headers(answer):
         if _is_more(name, answer.headers[header]):
             return f"says in its header {header} that there are more"
     for header in _WARNINGS:
-        if CUTS.search(answer.headers.get(header, "")[:LONGEST_SIGN]):
+        if CUTS.are_in(answer.headers.get(header, "")[:LONGEST_SIGN]):
             return f"says in its header {header} that records are missing"
     if not heeds_next or _is_over(said):
         return None
@@ -152,7 +162,7 @@ def promise(
     for header in _cursor_headers(answer, is_alone=is_alone):
         if _leads_on(answer.headers[header].strip()):
             return f"has a next page in its header {header}"
-    for place, name, value in said:
+    for place, name, value in said + between:
         is_link = name in LINKS and not (isinstance(value, str) and _DATE.fullmatch(value))
         if is_link and _leads_on(value) and not _leads_nowhere(answer, value, position):
             return f"has a next page at {place!r}"
@@ -287,7 +297,7 @@ def _leads_on(value: object) -> bool:
         if isinstance(each, dict):
             left += each.values()
         elif isinstance(each, str):
-            if each.strip() not in ("", "null", "0", "-1"):
+            if each.strip() not in ("", "0") and each.strip().lower() not in NOWHERE:
                 return True
         elif each and each != -1:
             return True

@@ -21,8 +21,10 @@ from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.counting import counts
 from ladon_storage.sources.rest.links import hides_next, link_target, next_in
+from ladon_storage.sources.rest.names import LONGEST_SIGN
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.page_metadata import promised_at
+from ladon_storage.sources.rest.vocabulary import NOWHERE
 
 Location = Literal["query", "body"]
 
@@ -226,8 +228,9 @@ def _followed(document: object, path: str, more: str) -> Any:
         ValueError: The page says that there are more, but not where.
     """
     following: Any = value_at(document, path)
-    if isinstance(following, dict) and "href" in following and not following["href"]:
-        following = None
+    if isinstance(following, dict) and "href" in following:
+        is_none = not following["href"] or _is_nowhere(following["href"])
+        following = None if is_none else following
     is_of_item = "-1" in path.split(".")
     if is_of_item and following is None and _has_item(document, path):
         raise ValueError(
@@ -237,6 +240,8 @@ def _followed(document: object, path: str, more: str) -> Any:
     ends = ("",) if is_of_item else ("", "0", 0)
     if following in ([], {}) or following is False or following in ends:
         following = None
+    if not is_of_item and (following == -1 or _is_nowhere(following)):
+        following = None
     promised = promised_at(document, more) if more else None
     if promised is False:
         return None
@@ -245,6 +250,10 @@ def _followed(document: object, path: str, more: str) -> Any:
     if promised and following is None:
         raise ValueError(f"says at {more!r} that there are more, and nothing at {path!r}")
     return following
+
+
+def _is_nowhere(following: object) -> bool:
+    return isinstance(following, str) and following[:LONGEST_SIGN].strip().lower() in NOWHERE
 
 
 def _has_item(document: object, path: str) -> bool:

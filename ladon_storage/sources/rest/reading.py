@@ -294,7 +294,7 @@ class Reading(ABC):
                 raise
             problem = end.contradiction(page, position, has_moved=has_moved)
         if problem is not None:
-            return self._api.error(problem)
+            return self._api.error(*problem)
         doubt, silent = end.may_have_skipped(), end.breaks_off(page, position)
         before, self._learned.sequence = self._learned.sequence, self._sequence
         if (doubt or silent) and before != self._sequence:

@@ -25,6 +25,7 @@ from ladon_storage.sources.http.urls import is_same_host
 from ladon_storage.sources.json.bounds import IN_THREAD_BYTES
 from ladon_storage.sources.json.documents import (
     Document,
+    beside_keyed,
     document_digest,
     is_keyed,
     is_list,
@@ -294,7 +295,8 @@ class ApiRequests:
         self._refuse_a_crowd(envelope, items)
         for path, values in api.expected_values.items():
             found = value_at(envelope, path)
-            if not any(type(each) is type(found) and each == found for each in values):
+            is_right = any(type(each) is type(found) and each == found for each in values)
+            if values and not is_right:
                 raise self.error(
                     f"has {self.http.quoted(found)} at {path!r} instead of {values!r}"
                     f"{self.http.said(envelope)}"
@@ -322,6 +324,11 @@ class ApiRequests:
         api = self.api
         if api.records or not api.records_keyed_by_id:
             self._refuse_sign(failure(envelope, items, api.records, api.expected_values), envelope)
+        if api.records_keyed_by_id:
+            among, above = beside_keyed(items), f"{api.records}." if api.records else ""
+            expected = [each.removeprefix(above) for each in api.expected_values]
+            if sign := failure(among, items, "", expected):
+                self._refuse_sign((above + sign[0], sign[1]), among)
         if not isinstance(items, list | dict) or self._has_records(items):
             return  # a large document is no message
         for each in [items] if api.records_keyed_by_id else islice(items, _MOST_FAILURES):
@@ -334,7 +341,7 @@ class ApiRequests:
         raise self.error(
             f"has {self.http.quoted(value)} at {place!r}, which looks like a "
             f"failure{self.http.said(said)}",
-            self._setting("declare it in expected_values if it is right"),
+            self._setting("declare it in expected_values if it is right, with [] for any value"),
         )
 
     def _has_records(self, items: Any) -> bool:

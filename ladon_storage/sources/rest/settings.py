@@ -136,7 +136,8 @@ class RestSettings(BaseModel):
     expected_values: dict[str, list[str | int | bool]] = Field(
         {},
         title="Expected values",
-        description="Paths that each answer must have, and their allowed values.",
+        description="Paths that each answer must have, and their allowed values. An empty list "
+        "allows any value, and none.",
     )
     records: str = Field(
         "",
@@ -182,8 +183,10 @@ class RestSettings(BaseModel):
     no_time: tuple[str | int, ...] = Field(
         (),
         title="Values for no time",
-        description="Values that stand for no time, such as 0 or 1970-01-01T00:00:00Z, in addition "
-        "to null, an empty text, None, N/A, -, never and 0000-00-00.",
+        description="Values that look like a time and stand for none, such as "
+        "1970-01-01T00:00:00Z or a Unix time of 0, in addition to null, an empty text, marks and "
+        "zeros such as - and 0000-00-00, and texts such as None, N/A, never, unknown and "
+        "Invalid date.",
     )
     unversioned: tuple[str, ...] = Field(
         (),

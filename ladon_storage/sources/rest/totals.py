@@ -15,7 +15,12 @@ from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.links import linked, parameters_of
 from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names, plain
-from ladon_storage.sources.rest.page_metadata import metadata, own_headers, related
+from ladon_storage.sources.rest.page_metadata import (
+    metadata,
+    metadata_between,
+    own_headers,
+    related,
+)
 from ladon_storage.sources.rest.vocabulary import (
     FILTERED_TOTALS,
     LAST_LINKS,
@@ -115,6 +120,13 @@ def usual_total(
         for place, name, number in _last_positions(answer, document, items, records)
         if name in OFFSETS
     ]
+    if not filtered and not found:
+        totals = (
+            _exact(value, place)
+            for place, name, value in metadata_between(document, items, records)
+            if name in TOTALS
+        )
+        found = [replace(total, is_sure=False) for total in totals if total is not None]
     return max(filtered or found, key=lambda total: (total.count, total.is_sure), default=None)
 
 

@@ -68,6 +68,9 @@ CURSORS = Vocabulary(
     rf"(?:page|paging|forward|scroll|batch|continuation|key|version|partition|{_NOUN})?"
     r"(?:token|cursor|marker|key|state)",
 )
+NOWHERE = names("null none nil undefined n/a false -1")
+"""The texts that some APIs have in place of a link or cursor where no page follows."""
+
 REMAINING = Vocabulary("", rf"remaining{_NOUN}(?:count)?|{_NOUN}(?:remaining|left)")
 """The number of items that are still to come."""
 

@@ -15,8 +15,8 @@ from sqlalchemy import ColumnElement, Integer, cast, func, types
 
 from ladon_storage.sources.sql.keys import KeyColumn, raw
 from ladon_storage.sources.sql.sessions import MYSQL
-from ladon_storage.sources.sql.values import PER_SECOND, SqlTimestampFormat, clock_spread, shifted
-from ladon_storage.sources.timestamps import earliest_wall, latest_wall
+from ladon_storage.sources.sql.values import SqlTimestampFormat, clock_spread, shifted
+from ladon_storage.sources.timestamps import PER_SECOND, earliest_wall, latest_wall
 from ladon_storage.values import EPOCH
 
 _YEAR_1 = datetime(1, 1, 1, tzinfo=UTC)
@@ -54,7 +54,7 @@ class Bounds:
         if self.is_text:
             return self.time.compared < raw(_BEFORE_ANY_TEXT)
         if (per_second := PER_SECOND.get(self.timestamp_format)) is not None:
-            return self.time.compared < raw(_seconds(_YEAR_1) * per_second)
+            return self.time.compared < raw(_count(_seconds(_YEAR_1), per_second))
         if self.dialect in MYSQL:
             if isinstance(self.kind, types.TIMESTAMP):
                 return self.time.compared == raw(_NO_TIME)
@@ -70,12 +70,12 @@ class Bounds:
         if start is not None:
             lower: Any = self._local(start, -1)
             if per_second is not None:
-                lower = _seconds(start) * per_second
+                lower = _count(_seconds(start), per_second)
             limits.append(time >= raw(lower))
         if until is not None:
             upper: Any = self._local(until, 1)
             if per_second is not None:
-                upper = (_seconds(until) + 1) * per_second
+                upper = _count(_seconds(until) + 1, per_second)
             limits.append(time < raw(upper))
         if self.dialect == "sqlite" and per_second is None:
             limits += self._seconds_within(start, until)
@@ -128,3 +128,8 @@ class Bounds:
 
 def _seconds(instant: datetime) -> int:
     return (instant - EPOCH) // timedelta(seconds=1)
+
+
+def _count(seconds: int, per_second: int) -> int:
+    """Return a count from 1970, at most that of a column of 64 bits: nanoseconds reach to 2262."""
+    return max(-(2**63), min(seconds * per_second, 2**63 - 1))

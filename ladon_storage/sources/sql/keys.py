@@ -93,7 +93,7 @@ def with_all_digits(single: ColumnElement[Any]) -> ColumnElement[Any]:
 def number_of_text(text: ColumnElement[Any]) -> ColumnElement[Any]:
     """Return the integer of a text of digits, or nothing: "9" is before "10"."""
     text = cast(text, Text)
-    is_number = text.regexp_match("^-?[0-9]{1,18}$")
+    is_number = text.regexp_match("^-?([0-9]{1,18}|[1-8][0-9]{18})$")
     return case((is_number, cast(text, BigInteger)), else_=None)
 
 

@@ -123,7 +123,7 @@ class SqlTable(BaseModel):
         "datetime",
         title="Timestamp format",
         description="Format of the column: its own date type, ISO 8601 text, or Unix time in "
-        "seconds or milliseconds, as numbers or digits.",
+        "seconds, milliseconds, microseconds or nanoseconds, as numbers or digits.",
     )
     zone: ZoneName = Field(
         "UTC", title="Time zone", description="Time zone of timestamps without an offset."

@@ -47,11 +47,8 @@ from ladon_storage.sources.sql.keys import (
     with_all_digits,
 )
 from ladon_storage.sources.sql.sessions import MYSQL, reading_engine
-from ladon_storage.sources.sql.values import (
-    PER_SECOND,
-    SqlTimestampFormat,
-    single_precision,
-)
+from ladon_storage.sources.sql.values import SqlTimestampFormat, single_precision
+from ladon_storage.sources.timestamps import PER_SECOND
 
 _NOW = {
     "postgresql": "SELECT clock_timestamp()",

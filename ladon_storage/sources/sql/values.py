@@ -21,13 +21,18 @@ from struct import pack
 from typing import Any, Literal
 
 from ladon_storage.collection.json_values import Number, parse_json
-from ladon_storage.sources.timestamps import TimestampParser, earliest, iso_timestamps
+from ladon_storage.sources.timestamps import (
+    PER_SECOND,
+    TimestampParser,
+    earliest,
+    iso_timestamps,
+)
 from ladon_storage.values import EPOCH
 
-SqlTimestampFormat = Literal["datetime", "text", "seconds", "milliseconds"]
+SqlTimestampFormat = Literal[
+    "datetime", "text", "seconds", "milliseconds", "microseconds", "nanoseconds"
+]
 """The format of a time column: its own type, ISO 8601 texts, or counts from 1970."""
-
-PER_SECOND = {"seconds": 1, "milliseconds": 1_000}
 
 _CLOCK_SHIFT = timedelta(hours=2)
 """A limit above any change of a clock to or from daylight saving time."""
