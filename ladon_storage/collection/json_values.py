@@ -211,7 +211,8 @@ def canonical_texts(contents: Iterable[object], payloads: Iterable[str]) -> Iter
         TypeError: One of them takes more than ``orjson``.
     """
     dumps, in_order = orjson.dumps, orjson.OPT_SORT_KEYS
-    if _is_escaped_alike("".join(payloads)):
+    # Whether a text is of ASCII is known without a look at it.
+    if all(map(str.isascii, payloads)) and _is_escaped_alike("".join(payloads)):
         return (dumps(each, _canonical_fragment, in_order) for each in contents)
     return (
         dumps(each, _canonical_fragment, in_order)
@@ -256,18 +257,42 @@ def canonical_text(content: object, *, is_parsed: bool = False) -> bytes:
 
 def _escaped(text: bytes) -> bytes | None:
     """Return JSON with its characters escaped as ``json`` does it; ``None``: not done here."""
-    # Python has other escapes for characters beyond 65,535, which these bytes begin.
+    escaped = text.decode().encode("ascii", "backslashreplace")
+    parts, first, place = list[bytes](), 0, escaped.find(b"\\")
+    most = len(text) // _BYTES_A_PLACE
+    while place >= 0:
+        follows = escaped[place + 1]
+        if follows == _SHORT:  # Python's escapes below 256 lack two zeros
+            parts.append(escaped[first:place])
+            first = place + 2
+        elif follows == _LONG:
+            return None
+        most -= 1
+        if most < 0:
+            return _escaped_often(text, escaped)
+        # What follows an escaped backslash is a text.
+        place = escaped.find(b"\\", place + 2)
+    parts.append(escaped[first:])
+    return b"\\u00".join(parts)
+
+
+def _escaped_often(text: bytes, escaped: bytes) -> bytes | None:
+    """Return the same of JSON with so many escapes that looking at each would take longer."""
     for each in _BEYOND:  # a generator would take longer than the search
         if each in text:
             return None
-    parts = text.decode().encode("ascii", "backslashreplace").split(b"\\x")
-    # It has others below 256, too. They look like the text of a backslash and an x.
+    parts = escaped.split(b"\\x")
+    # They look like the text of a backslash and an x.
     if b"\\" in text and any(each.endswith(b"\\") for each in parts):
         return None
     return b"\\u00".join(parts)
 
 
+_SHORT, _LONG = b"xU"
 _BEYOND = (b"\xf0", b"\xf1", b"\xf2", b"\xf3", b"\xf4")
+"""The first bytes of characters beyond 65,535, of which Python's escapes are long ones."""
+
+_BYTES_A_PLACE = 64
 
 
 def _is_plain(content: object) -> bool:

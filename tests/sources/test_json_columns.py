@@ -87,6 +87,7 @@ def test_document_parsed_at_once_is_the_one_parsed_exactly(items: list[Any]) -> 
         *(b'[{"a":[1,1.5e-9,2]}]', b'{"a":-1.25e25,"data":[]}', b"1e22", b"[0.00001,1]"),
         b'[{"a":[{"b":{"c":1,"c":2}},{},{},{},{},{},{},{},{},{}]}]',
         *(b'{"data":[],"data":[{"a":1}]}', b'[{"a":"\\u00e9"}]', b'[{"a":"\\/"}]', b"[NaN]"),
+        *(b'[{"a":"\\\\\\/"}]', b'[{"a":"\\""},{"a": 1}]'),
         *(b'[{"a": 1}]', b"\xef\xbb\xbf[]", b'["\\ud800"]', b"[1,]", b"", b'["\xff"]', b"[01]"),
         b"[" * 300 + b"]" * 300,
     ],
@@ -103,10 +104,14 @@ def test_compact_document_is_parsed_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a:1e5,b", ",1e5}", "[2.5E-7]", "0.00001", ":e:", "e", "cpe:2.3:e:"]
+    "text",
+    [
+        *("a:1e5,b", ",1e5}", "[2.5E-7]", "0.00001", ":e:", "e", "cpe:2.3:e:"),
+        *("a\\/b", "\\u00e9", 'a": b', '\\": ', "\\\\/"),
+    ],
 )
-def test_text_that_looks_like_an_exponent_is_a_text(text: str) -> None:
-    """Nested records with hashes and versions in texts do not take the slower way."""
+def test_text_that_looks_like_an_exponent_or_an_escape_is_a_text(text: str) -> None:
+    """Nested records with hashes, versions and paths in texts do not take the slower way."""
     content = [{"id": "7", "in": [{"a": {"b": [{}, {}, {text: text}]}}] * 9, "n": [0.5, -7]}]
     assert parse_compact(orjson.dumps(content)) == content
 

@@ -21,6 +21,8 @@ _LOOKED_AT = 2**13
 """The bytes by which a document with spaces or escapes is recognised before it is parsed."""
 
 _FOREIGN = (b'": ', b"\\u", b"\\/", b"\n")
+_OWN_ESCAPES = (b"\\\\", b'\\"')
+"""What ``orjson`` writes, too, and must not be taken for a part of another sign."""
 
 _SMALLEST, _GREATEST = 1e-4, 1e16
 """Between these, numbers are written without an exponent."""
@@ -29,6 +31,9 @@ _SMALLEST, _GREATEST = 1e-4, 1e16
 _ALIKE = bytes.maketrans(b"[,}]E", b"::::e")
 _IN_NUMBERS = b"0123456789.+-"
 _EXPONENT, _TINY = b":e:", b"0.0000"
+_PART, _LONGEST = 2**17, 2**6
+"""The bytes of a document that are searched at a time, and more than a float has with its signs."""
+
 _WITHOUT_EXPONENT = frozenset({str, int, bool, type(None)})
 
 
@@ -46,6 +51,8 @@ def parse_compact(body: bytes, between: bytes | None = None) -> Any:
     (None, None, None)
     """
     begin = body[:_LOOKED_AT].rstrip()
+    for each in _OWN_ESCAPES:
+        begin = begin.replace(each, b"-")
     if any(each in begin for each in _FOREIGN):
         return None
     is_nested = begin.count(b"{") > 2 * begin.count(between or b"},{") + 8
@@ -66,8 +73,13 @@ def parse_compact(body: bytes, between: bytes | None = None) -> Any:
 
 def _may_have_exponent(body: bytes) -> bool:
     """Return whether a number of a document, or one of its texts, looks like an exponent."""
-    signs = body.translate(_ALIKE, _IN_NUMBERS)
-    return _EXPONENT in signs or _TINY in body or not body.lstrip().startswith((b"{", b"["))
+    if _TINY in body or not body.lstrip().startswith((b"{", b"[")):
+        return True
+    # What is taken of a part at a time stays in the processor's cache.
+    parts = range(0, len(body), _PART)
+    return any(
+        _EXPONENT in body[at : at + _PART + _LONGEST].translate(_ALIKE, _IN_NUMBERS) for at in parts
+    )
 
 
 def _has_exponent(document: object) -> bool:
