@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -10,6 +15,7 @@ import pytest
 from ladon_storage import ConfigurationError
 from ladon_storage.sinks import DeltaSink, sink_from
 from ladon_storage.sinks.delta.object_errors import described, harmless
+from ladon_storage.sinks.delta.object_store import Location
 
 LAKE = "s3://bucket/lake"
 
@@ -140,3 +146,61 @@ def test_other_error_is_one_line_without_secrets() -> None:
     assert harmless(f"{text}\n\nDebug source: HIDDEN", ["k3y-HIDDEN"]) == (
         "Generic GET http://x/y?… said …"
     )
+
+
+_PACKAGE = """
+import sys
+import types
+
+exceptions = types.ModuleType("obstore.exceptions")
+exceptions.AlreadyExistsError = type("AlreadyExistsError", (Exception,), {})
+sys.modules["obstore.exceptions"] = exceptions
+from obstore import store
+from half_made import look
+look()
+names = set()
+"""
+_STORE = """
+import obstore
+
+
+class Store:
+    def put(self, name, content, **options):
+        if name in obstore.names:
+            raise obstore.exceptions.AlreadyExistsError
+        obstore.names.add(name)
+
+    def delete(self, name):
+        pass
+
+
+def from_url(address, **settings):
+    return Store()
+"""
+
+
+def test_library_that_another_thread_imports_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sinks that are opened at once import it at once, and its modules import each other."""
+    for name in [each for each in sys.modules if each.partition(".")[0] == "obstore"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "obstore").mkdir()
+    (tmp_path / "obstore" / "__init__.py").write_text(_PACKAGE)
+    (tmp_path / "obstore" / "store.py").write_text(_STORE)
+    monkeypatch.syspath_prepend(tmp_path)
+    place = Location("s3://half-made/lake", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+    with ThreadPoolExecutor() as threads:
+        checks: list[Future[None]] = []
+
+        def look() -> None:
+            checks.append(threads.submit(place.check))
+            wait(checks, timeout=0.1)
+
+        half_made = ModuleType("half_made")
+        half_made.look = look  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "half_made", half_made)
+        import_module("obstore")
+        checks[0].result(10)
+    for name in [each for each in sys.modules if each.partition(".")[0] == "obstore"]:
+        del sys.modules[name]

@@ -121,6 +121,8 @@ class Location:
 
     def _try(self, endpoint: str) -> None:
         try:
+            # First: the other modules of a package that another thread imports may be half made.
+            import obstore  # noqa: F401
             from obstore.exceptions import AlreadyExistsError
             from obstore.store import from_url
         except ModuleNotFoundError:
