@@ -531,6 +531,7 @@ def other_system(empty_postgres: str) -> Iterator[tuple[PostgresServer, str]]:
         yield other, other.url(name)
 
 
+@pytest.mark.slow
 async def test_server_of_another_system_is_refused(
     proxy: CutProxy, other_system: tuple[PostgresServer, str]
 ) -> None:
