@@ -254,6 +254,7 @@ async def test_deploy_makes_one_deployment_of_many_sources(ladon: Command) -> No
     assert (report.sources, report.records_written) == (2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_deployed")
 async def test_deployment_whose_source_another_one_collects_now_loses_its_schedule(
     ladon: Command,
