@@ -24,7 +24,7 @@ BUSY_SECONDS = 10.0
 """What a machine that does other things too may add."""
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the address of each store that processes can share."""
     if request.param == "sqlite":

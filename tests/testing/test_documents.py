@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.documents import ROOT, examples
 
 SOURCE, SINK, LOOP, MISTAKE, DOUBLES = (
@@ -29,6 +31,7 @@ def run_python(folder: Path, *arguments: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.slow
 def test_contracts_of_the_document_pass_in_a_folder_of_ones_own(tmp_path: Path) -> None:
     """No plugin for asyncio is needed, and warnings are errors."""
     (tmp_path / "test_source.py").write_text(SOURCE)
