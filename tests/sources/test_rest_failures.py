@@ -183,6 +183,10 @@ SIGNS: list[dict[str, Any]] = [
     *({"alerts": [{"id": 1, "level": "error", "message": "x"}]}, {"alerts": [{"level": "fatal"}]}),
     *({"errors": [{"id": 1, "title": "x"}]}, {"errors": [{"id": 1, "time": 1e9, "message": "x"}]}),
     *(
+        {"alerts": [{"id": 1, "at": "2024-01-01", "message": "Results are incomplete"}]},
+        {"messages": [{"id": "E1", "title": "Shard 3 timed out, partial results"}]},
+    ),
+    *(
         {"failures": [{"id": "", "at": "2024-01-01"}]},
         {"problems": [{"id": 1, "at": "2024-01-01"}, {}]},
     ),
@@ -248,6 +252,7 @@ FINE: list[dict[str, Any]] = [
         {"warnings": ["Parameter 'x' is deprecated"]},
         {"faults": [{"dn": "x", "severity": "major"}]},
     ),
+    {"problems": [{"id": 1, "clock": 1_700_000_000, "message": "2 shards unavailable"}]},
     *({"errors": [{"key": "timeout", "doc_count": 3}]}, {"failures": {"buckets": []}}),
     *({"message": each} for each in ("This is not a partial result", "Results truncated: false")),
 ]
