@@ -317,8 +317,9 @@ async def test_deployment_whose_source_another_one_collects_now_loses_its_schedu
         renamed = nvd.replace("sources.nvd", "sources.cves") + 'source_id = "nvd"\n'
         rows = await deployed(sink + kev + when + renamed.replace(when, ""))
         assert rows["collect-nvd/nvd"] == ("removed", "0 6 * * *")  # its last one
+        assert rows["collect-nvd/kev"] == ("unschedule", "none")
         rows = await deployed(sink + kev + when + renamed)
-        assert rows["collect-nvd/nvd"] == rows["collect-nvd/kev"] == ("unschedule", "none")
+        assert rows["collect-nvd/nvd"] == ("unschedule", "none")
         assert await schedules("collect-nvd/cves") == await schedules("collect-kev/kev") == 1
 
 
