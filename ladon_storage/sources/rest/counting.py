@@ -62,8 +62,10 @@ def counts(name: str, cursor: object, number: int, index: int) -> bool:
             for key, each in (cursor.items() if isinstance(cursor, dict) else enumerate(cursor))
         )
     text, name = str(cursor), plain(name)
-    if name in _COUNTING and (text.isdecimal() or _RANGE.fullmatch(text)):
+    if name in _COUNTING and text.isdecimal():
         return True
+    if name in _COUNTING and (ends := _RANGE.fullmatch(text)):
+        return int(ends[1]) in {number, number + 1, index, index + 1}
     texts = [_unpacked(text)] if name in _BY_ITEM else [text, _unpacked(text)]
     return any(_counts_in(each, number, index) for each in texts)
 
