@@ -392,6 +392,15 @@ async def test_failure_among_keyed_records_fails_the_run(sign: dict[str, Any]) -
                 _ = [page async for page in (source or api(feed, **fields)).pages(None, None)]
 
 
+async def test_object_without_a_time_under_the_name_of_an_error_fails_the_run() -> None:
+    """It would be one quarantined record next to those that came before the failure."""
+    document = {"7": {"at": "2024-01-01"}, "error": {"code": 500, "message": "shard lost"}}
+    settings = {"records": "rows", "records_keyed_by_id": True}
+    async with FeedServer(play=lambda _: Answer.of({"rows": document})) as feed:
+        assert "at 'rows.error'" in await refused(feed, **settings)
+        assert await ids_of(feed, **settings, expected_values={"rows.error": []}) == ["7"]
+
+
 async def test_sign_among_keyed_records_may_be_declared_as_right() -> None:
     """By the path that the error names."""
     document = {"rows": {"7": {"at": "2024-01-01"}, "error": "old"}}
