@@ -77,8 +77,8 @@ NO_TIME = frozenset(
 # Zeros and marks; days of a year 0 or below, as PHP and databases write a date of zeros; and the
 # first day of all, as .NET writes a date that was never set.
 _EMPTY_TIME = re.compile(
-    r"[-\u2013\u2014?*0:./,\sTZ+]*|(?:-?0000|-0001)-\d\d-\d\d.*|0?1(?P<mark>[./-])0?1(?P=mark)0001\b.*",
-    re.IGNORECASE | re.DOTALL,
+    r"[-\u2013\u2014?*0:./,\stz+]*|(?:-?0000|-0001)-\d\d-\d\d.*|0?1(?P<mark>[./-])0?1(?P=mark)0001\b.*",
+    re.DOTALL,
 )
 
 
