@@ -17,13 +17,10 @@ import asyncio
 import gc
 import json
 import os
-import sqlite3
 import sys
 import time
-from contextlib import closing
 from datetime import datetime
 from hashlib import blake2b
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +29,8 @@ import duckdb
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from benchmarks.insertion import Row, insert, opened
 
 _DUCKDB_TABLE = """
 CREATE TABLE records (id VARCHAR PRIMARY KEY, version VARCHAR USING COMPRESSION uncompressed,
@@ -55,30 +54,16 @@ CREATE TABLE records (source_id TEXT NOT NULL, record_id TEXT NOT NULL, version 
 record_timestamp TEXT NOT NULL, payload TEXT NOT NULL, collected_at TEXT NOT NULL, removed_at TEXT,
 PRIMARY KEY (source_id, record_id))
 """
-_ROW = "('feed', ?, ?, ?, ?, '2026-01-01T00:00:00.000000+00:00', NULL)"
-_ROWS, _GROUP = 240, 50_000
-
-Row = tuple[str, str, str, str]
+_GROUP = 50_000
 
 
 def inserted(rows: list[Row], folder: Path) -> float:
     """Insert rows into a new table, and return the CPU seconds."""
-    with closing(sqlite3.connect(folder / "floor.db", isolation_level=None)) as database:
-        for setting in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -65536"):
-            database.execute(f"PRAGMA {setting}")
+    with opened(folder / "floor.db") as database:
         database.execute(_SQLITE_TABLE)
         began = time.process_time()
         for first in range(0, len(rows), _GROUP):
-            group = sorted(rows[first : first + _GROUP])
-            database.execute("BEGIN IMMEDIATE")
-            for place in range(0, len(group), _ROWS):
-                some = group[place : place + _ROWS]
-                values = ",".join([_ROW] * len(some))
-                database.execute(
-                    f"INSERT INTO records VALUES {values} ON CONFLICT DO NOTHING",
-                    list(chain.from_iterable(some)),
-                )
-            database.execute("COMMIT")
+            insert(database, sorted(rows[first : first + _GROUP]))
         return time.process_time() - began
 
 

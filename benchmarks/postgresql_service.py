@@ -268,7 +268,7 @@ async def compare_size(folder: Path, server: PostgresServer, *, quick: bool) -> 
         f"{sources:,} sources with {sources * LINES:,} changes from SQLite to PostgreSQL: {there}"
     )
     tables.print(f"Back, with every field the same: {again}")
-    shows = table("Over these sources, ms", ("request",), ("SQLite", "PostgreSQL"))
+    shows = table(f"Over {sources:,} sources, ms", ("request",), ("SQLite", "PostgreSQL"))
     async with storage_server(folder) as ours, postgresql_service(folder, url) as theirs:
         for name, path in (
             ("list, 1,000 of them", "/api/v1/watermarks?limit=1000"),

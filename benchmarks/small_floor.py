@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
 from hashlib import blake2b
-from itertools import chain
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -29,6 +28,7 @@ import orjson
 from benchmarks.contender import Usage
 from benchmarks.contenders.ours import Ours
 from benchmarks.feeds import FEEDS
+from benchmarks.insertion import insert, opened
 from benchmarks.processes import API
 from benchmarks.small_run import RUNS, nothing
 
@@ -117,24 +117,6 @@ def of_nothing(sink: str, folder: Path, service: str, bare: str, url: str) -> An
     }
 
 
-_INSERT = "INSERT INTO records VALUES {} ON CONFLICT DO NOTHING"
-_ROW = "('feed',?,?,?,?,'2026-01-01T00:00:00.000000+00:00',NULL)"
-_ROWS = 240
-
-
-def _inserted(rows: list[tuple[str, str, str, str]], file: Path) -> None:
-    """Insert rows into our table in one durable transaction, and close the file."""
-    with closing(sqlite3.connect(file, isolation_level=None)) as database:
-        for setting in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -65536"):
-            database.execute(f"PRAGMA {setting}")
-        database.execute("BEGIN IMMEDIATE")
-        for place in range(0, len(rows), _ROWS):
-            some = rows[place : place + _ROWS]
-            values = list(chain.from_iterable(some))
-            database.execute(_INSERT.format(",".join([_ROW] * len(some))), values)
-        database.execute("COMMIT")
-
-
 def of_new(folder: Path, server: str, first: int, count: int) -> dict[str, float]:
     """Return the CPU milliseconds of each step alone."""
 
@@ -152,7 +134,8 @@ def of_new(folder: Path, server: str, first: int, count: int) -> dict[str, float
     rows = zip([each["id"] for each in items], _hashed(items), times, texts, strict=True)
     found["hash"] = 1_000 * start.until_now()["cpu"]
     start = Usage()
-    _inserted(sorted(rows), folder / "records.db")
+    with opened(folder / "records.db") as database:
+        insert(database, sorted(rows))
     found["sqlite"] = 1_000 * start.until_now()["cpu"]
     return found
 

@@ -105,12 +105,10 @@ def deploy(
     if pool:
         differing = {each.deployment for each in changes if each.change != registering.KEEP}
         run_flows(
-            lambda: registering.apply(
-                [each for each in made if each.full_name in differing], pool, left
-            )
+            lambda: registering.apply([each for each in made if each.full_name in differing], pool)
         )
-    else:
-        run_flows(lambda: registering.unschedule(left))
+    run_flows(lambda: registering.unschedule(left))
+    if serve:
         run_flows(lambda: serve_deployments(made))
 
 

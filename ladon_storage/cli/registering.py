@@ -150,8 +150,8 @@ def _schedules(each: RunnerDeployment | DeploymentResponse) -> str:
     return ", ".join(texts) or "none"
 
 
-async def apply(made: Sequence[RunnerDeployment], pool: str, left: Collection[str]) -> None:
-    """Register deployments with a work pool, and unschedule those that are left over.
+async def apply(made: Sequence[RunnerDeployment], pool: str) -> None:
+    """Register deployments with a work pool.
 
     Raises:
         ConfigurationError: There is no such pool.
@@ -166,7 +166,6 @@ async def apply(made: Sequence[RunnerDeployment], pool: str, left: Collection[st
             ) from None
     for each in made:
         await each.aapply(work_pool_name=pool)
-    await unschedule(left)
 
 
 async def unschedule(names: Collection[str]) -> None:

@@ -218,7 +218,7 @@ async def _collect_by_flow_runs(fleet: _Fleet, group: Group, count: int) -> Many
         fleet.tally.add(tally)
         fleet.taken_over += 1
         await fleet.publish()
-        return failures(tally, len(own))
+        return _failures(tally, len(own))
 
     runs = await by_flow_runs(count, take_over)
     return fleet.of_parts([report for _, report in runs])
@@ -311,7 +311,7 @@ class _Fleet:
         """
         await self.publish()
         tally, sums = self.tally, self.tally.sums
-        if failed := failures(tally, self._count):
+        if failed := _failures(tally, self._count):
             raise CollectionError(
                 f"{failed}. The others are collected; see the run's table and log."
             )
@@ -353,7 +353,7 @@ class _Fleet:
         return completed(report, f"{self._count:,} sources{skipped}: {told}")
 
 
-def failures(tally: Tally, count: int) -> str:
+def _failures(tally: Tally, count: int) -> str:
     """Return how many of so many sources failed, and why; empty: none did."""
     failed = tally.sums["failed"]
     named = tally.failures[:NAMED_FAILURES]

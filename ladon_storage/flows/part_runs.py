@@ -50,7 +50,7 @@ class PartRun:
         self._is_heard = False
         self._is_gone = False
 
-    async def has_ended(self) -> bool:
+    async def ends_in_time(self) -> bool:
         """Wait until the run ends, or is silent for too long; return whether it has ended."""
         async with get_client() as client:
             while not self._has_ended:
@@ -73,9 +73,9 @@ class PartRun:
                 logger.warning("The run %s was deleted. %s", self.run.name, message)
                 return True
             is_wanted = self.run.state is None or self.run.state.type is not StateType.CANCELLING
-            state: State[Any] = Cancelled()
-            if is_wanted:
-                state = Cancelled(name=TAKEN_OVER, message=message)
+            state: State[Any] = (
+                Cancelled(name=TAKEN_OVER, message=message) if is_wanted else Cancelled()
+            )
             try:
                 await client.set_flow_run_state(self.run.id, state)
             except ObjectNotFound:
@@ -117,7 +117,6 @@ class PartRun:
         if self.run.state is None or not self.run.state.is_running():
             return True
         try:
-            # From the first heartbeat on, the sweep looks for them.
             self._is_heard = self._is_heard or bool(
                 await last_heard(client, self.run.id, utc_now())
             )

@@ -207,7 +207,7 @@ async def by_flow_runs(
             begun: FlowRun = await arun_deployment(deployment, parameters=parameters, timeout=0)
             started.add(begun.id)
             part = PartRun(begun, (MISSED + CONFIRMED) * frequency(), _POLL_SECONDS)
-            while not await part.has_ended():
+            while not await part.ends_in_time():
                 async with one_at_a_time:
                     if await part.cancel(reason):
                         taken[begun.id] = await take_over(number)

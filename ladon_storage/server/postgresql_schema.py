@@ -71,7 +71,10 @@ class Address(NamedTuple):
         return self._replace(conninfo=make_conninfo(**found))
 
     def servers(self) -> list[str]:
-        """Return what libpq takes for each of the servers, whether it accepts writes or not."""
+        """Return libpq's address of each of several servers; of a single one, none.
+
+        A server that accepts no writes is reached by it, too.
+        """
         found, lists = self._lists()
         found["target_session_attrs"] = "any"
         each_server = zip(*lists.values(), strict=False)

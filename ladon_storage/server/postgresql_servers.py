@@ -54,15 +54,7 @@ _RUNNING = "SELECT pid, wait_event FROM pg_stat_activity WHERE pid = ANY(%s)"
 
 
 class RefusedServerError(psycopg.OperationalError):
-    """Raised when a server is reached, but its database is not the one that it should be."""
-
-
-class EarlierPrimaryError(RefusedServerError):
-    """Raised when a server accepts changes, but another one was promoted after it."""
-
-
-class OtherSystemError(RefusedServerError):
-    """Raised when a server is no copy of the servers that were reached before."""
+    """Raised when a server is an earlier primary, or no copy of those that were reached before."""
 
 
 def refuse_other_systems(address: Address) -> None:
@@ -235,7 +227,7 @@ class Servers:
             server = f"server {connection.info.host}:{connection.info.port}"
             if self._system not in (None, system):
                 self.address = self.address.rotated()
-                raise OtherSystemError(
+                raise RefusedServerError(
                     f"{server} is no copy of the database that this service began with: name the "
                     "servers of one PostgreSQL cluster alone, or restart the service if the "
                     "database was moved on purpose"
@@ -243,7 +235,7 @@ class Servers:
             self._system = system
             if 0 < timeline < self._timeline:
                 self.address = self.address.rotated()
-                raise EarlierPrimaryError(
+                raise RefusedServerError(
                     f"{server} was replaced by another one: its timeline is {timeline}, and not "
                     f"{self._timeline}"
                 )

@@ -74,8 +74,8 @@ def _keep_limits(connection: sqlite3.Connection, limits: Mapping[str, timedelta]
 class SqliteBackend:
     """The watermarks in one SQLite file; made by ``open``, for one event loop."""
 
-    # SQLite's own lower() knows the letters of ASCII.
     lost_changes = 0
+    # SQLite's own lower() knows the letters of ASCII.
     dialect = Dialect("temp.limits", _keep_limits, "instr(folded(source_id), :search)")
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:

@@ -272,7 +272,7 @@ async def test_part_that_is_run_again_on_purpose_collects(deployment: UUID) -> N
     async with get_client() as client:
         run = await client.create_flow_run_from_deployment(deployment)
         part = PartRun(run, timedelta(0), 0.01)
-        assert not await part.has_ended()
+        assert not await part.ends_in_time()
         assert await part.cancel("Run 'first' takes its part over.")
         found: list[str | None] = []
 
@@ -392,7 +392,7 @@ async def test_run_that_has_sent_a_heartbeat_is_left_to_the_sweep(deployment: UU
     assert run.state
     await beat(run.id, run.state.timestamp)
     part = PartRun(run, timedelta(0), 0.01)
-    ending = asyncio.create_task(part.has_ended())
+    ending = asyncio.create_task(part.ends_in_time())
     ended, _ = await asyncio.wait({ending}, timeout=0.1)
     assert not ended
     assert not await part.cancel("unused")
@@ -437,7 +437,7 @@ async def test_run_goes_on_watching_while_prefect_is_away(
 
     monkeypatch.setattr(PrefectClient, "read_flow_run", away)
     part = PartRun(run, timedelta(minutes=1), 0.01)
-    assert await part.has_ended()
+    assert await part.ends_in_time()
     assert len(looks) == 3
 
 

@@ -196,7 +196,7 @@ async def scraped() -> str:
             ClientSession() as session,
         ):
             names = ("records_delivered", "records_quarantined", "lateness_p99_seconds")
-            ledger = dict.fromkeys((*names, "overlap_seconds"), 1)
+            ledger = dict.fromkeys((*names, "behind_seconds", "overlap_seconds"), 1)
             begin = datetime(2026, 1, 1, tzinfo=UTC)
             await client.get_watermark("kev")  # shows that the service keeps ledgers
             await client.update_watermark("kev", begin, "running", run_id="run")
