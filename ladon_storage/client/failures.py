@@ -28,7 +28,7 @@ from ladon_storage.values import instant_of
 
 MAX_RETRY_AFTER_SECONDS = 300.0
 
-_TOKEN_PLACES = (
+_PLACES = (
     "The token is that of STORAGE_SERVICE_TOKEN or, beside a url in ladon.toml, the one that token "
     "under [storage] names."
 )
@@ -60,7 +60,7 @@ def refusal(
         place = address.redact(redact_url(location))
         said = f"it redirects to {place}; set that address."
     if status == 401:  # the service cannot know where this client has its token from
-        said = f"{said.rstrip('.')}. {_TOKEN_PLACES}" if said else _TOKEN_PLACES
+        said = f"{said.rstrip('.')}. {_PLACES}" if said else _PLACES
     # By the clock that sent the timestamp.
     now = instant_of(headers.get(hdrs.DATE)) or datetime.now(UTC)
     retry_after = wait_of(headers.get(hdrs.RETRY_AFTER), now, MAX_RETRY_AFTER_SECONDS)
