@@ -374,7 +374,7 @@ class _Known:
 
     async def lacking(self, listed: Mapping[str, datetime]) -> Set[str]:
         """Ask the sink; one that does not look up lacks everything."""
-        if isinstance(self.sink, SupportsLookup):
+        if supports(self.sink, SupportsLookup):
             return await self.sink.lacking(self.source.source_id, listed)
         return set(listed)
 

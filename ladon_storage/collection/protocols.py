@@ -308,6 +308,20 @@ def supports(sink: object, protocol: Callable[..., P]) -> TypeGuard[P]:
     return all(getattr(sink, name, None) is not None for name in _methods(protocol))
 
 
+_OPTIONAL_PROTOCOLS = (
+    SupportsPosition,
+    SupportsRemoval,
+    SupportsReversion,
+    SupportsLookup,
+    SupportsCount,
+)
+OPTIONAL_MEMBERS = (
+    *(name for each in _OPTIONAL_PROTOCOLS for name in _methods(each)),
+    "batch_characters",
+)
+"""The methods and values that not every sink has; an open sink shows which."""
+
+
 MAX_LEASE = timedelta(days=1)
 """The longest time for which a killed run may block its source."""
 

@@ -27,6 +27,7 @@ from ladon_storage.collection.protocols import (
     SupportsPosition,
     WatermarkStore,
     WriteResult,
+    supports,
     utc_now,
 )
 from ladon_storage.collection.ranges import TimeRange
@@ -94,7 +95,7 @@ class ComparingSink:
 
     async def __aenter__(self) -> Self:
         await self._sink.__aenter__()
-        if isinstance(self._sink, SupportsCount):  # an open sink shows which methods it has
+        if supports(self._sink, SupportsCount):
             self.count_records = self._sink.count_records
         return self
 
@@ -199,8 +200,8 @@ async def reconcile(
 
 async def _origin(source: Source, sink: Sink) -> datetime | None:
     """Return the origin of the source's first collection; ``None``: its beginning."""
-    if not isinstance(sink, SupportsPosition):
-        return None
-    async with sink:
+    async with sink:  # an open sink shows which methods it has
+        if not supports(sink, SupportsPosition):
+            return None
         position = await sink.position(source.source_id)
     return None if position is None else position.origin

@@ -13,7 +13,12 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from ladon_storage.collection.protocols import Sink, SupportsHistory, WatermarkStore
+from ladon_storage.collection.protocols import (
+    OPTIONAL_MEMBERS,
+    Sink,
+    SupportsHistory,
+    WatermarkStore,
+)
 from ladon_storage.collection.stores import watermark_store
 from ladon_storage.models import (
     UNCONDITIONAL,
@@ -22,12 +27,6 @@ from ladon_storage.models import (
     WatermarkStatus,
     WatermarkUpdate,
 )
-
-_OPTIONAL = (
-    *("position", "mark_removed", "revert", "lacking", "count_records"),
-    "batch_characters",
-)
-"""The methods and values that not every sink has; an open sink shows which."""
 
 
 class CheckedStorage:
@@ -76,7 +75,7 @@ class SharedSink:
             self._take_methods()
 
     def _take_methods(self) -> None:
-        for name in _OPTIONAL:
+        for name in OPTIONAL_MEMBERS:
             if hasattr(self._sink, name):
                 setattr(self, name, getattr(self._sink, name))
 

@@ -18,7 +18,14 @@ from datetime import datetime, timedelta
 from ladon_storage.collection.counts import ExtractionCounts
 from ladon_storage.collection.findings import tell
 from ladon_storage.collection.lease import SourceLease
-from ladon_storage.collection.protocols import Run, Sink, Source, SupportsCount, SupportsPosition
+from ladon_storage.collection.protocols import (
+    Run,
+    Sink,
+    Source,
+    SupportsCount,
+    SupportsPosition,
+    supports,
+)
 from ladon_storage.collection.resume import ResumePoint, back, latest
 from ladon_storage.errors import SourceError
 from ladon_storage.models import EMPTY_WATERMARK, WatermarkStatus
@@ -159,7 +166,7 @@ class Vanished:
 
     def _had_some(self, lease: SourceLease) -> bool:
         """Return whether the last complete listing had items."""
-        if isinstance(self._sink, SupportsPosition):
+        if supports(self._sink, SupportsPosition):
             position = self._start.position
             return position is not None and position.document is not None
         # A lookback alone moves the watermark to where it begins.
@@ -170,7 +177,7 @@ class Vanished:
     async def _count(self, horizon: datetime, most: int) -> int:
         """Return how many records of the range the sink has, up to a limit."""
         start, end = self._start.instant, self._run.asked.end
-        if not isinstance(self._sink, SupportsCount):
+        if not supports(self._sink, SupportsCount):
             return 0
         if self._lease is not None and self._source.overlap == timedelta(0) and start is not None:
             return 0

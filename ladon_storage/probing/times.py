@@ -17,7 +17,7 @@ from typing import Any
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.probing.leaves import distance, paths_of, wrapper_of
-from ladon_storage.sources.json.items import NO_TIME, value_at
+from ladon_storage.sources.json.items import is_no_time, value_at
 from ladon_storage.sources.timestamps import TimestampParser, timestamp_parser
 
 # The first match counts: a pattern of the name, its rank, and its meaning.
@@ -153,8 +153,7 @@ def is_filler(value: object) -> bool:
         return True
     if not isinstance(value, str):
         return value in (False, "") or value is None
-    text = value.strip()
-    return text.lower() in NO_TIME or text.startswith(_FILLERS)
+    return is_no_time(value) or value.strip().startswith(_FILLERS)
 
 
 def find_times(items: Sequence[dict[str, Any]]) -> Times:

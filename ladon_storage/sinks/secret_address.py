@@ -1,7 +1,7 @@
 """A sink with secrets, its whole URL or settings of its storage, looked up when it is opened.
 
 The configuration contains no password, so it may be a parameter, be kept in a file and be printed.
-When open, it acts as the sink at the URL, with the optional methods of that sink and no others.
+When open, it acts as the sink at the URL, with the optional members of that sink and no others.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from ladon_storage.collection.credentials import check_name, named_secret, shown_name
-from ladon_storage.collection.protocols import Position, Sink, WriteResult
+from ladon_storage.collection.protocols import OPTIONAL_MEMBERS, Position, Sink, WriteResult
 from ladon_storage.collection.records import Page
 from ladon_storage.errors import ConfigurationError, SinkError
-
-_OPTIONAL = ("position", "mark_removed", "revert", "lacking", "count_records")
 
 
 class SinkMaker(Protocol):
@@ -73,7 +71,7 @@ class SecretAddressSink:
         opened = self._sink_from(fields, credentials=credentials)
         await opened.__aenter__()
         self._opened = opened
-        for name in _OPTIONAL:
+        for name in OPTIONAL_MEMBERS:
             if hasattr(opened, name):
                 setattr(self, name, getattr(opened, name))
         return self
@@ -85,7 +83,7 @@ class SecretAddressSink:
         traceback: TracebackType | None,
     ) -> None:
         opened, self._opened = self._opened, None
-        for name in _OPTIONAL:
+        for name in OPTIONAL_MEMBERS:
             vars(self).pop(name, None)
         if opened is not None:
             await opened.__aexit__(kind, error, traceback)

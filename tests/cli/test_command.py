@@ -324,16 +324,23 @@ def test_output_fits_whatever_prints_it(
     assert "1 sources" not in " ".join(said["source check --offline"].split())
 
 
-def test_closed_output_is_no_fault(tmp_path: Path) -> None:
-    """A caller that closes standard output wants none."""
-    done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} -m ladon_storage.cli watermarks list >&-"],
-        cwd=tmp_path,
-        env={**os.environ, "STORAGE_SERVICE_URL": f"sqlite:///{tmp_path}/w.db"},
+def in_shell(rest: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Return the outcome of the command in a shell, whose pipes and redirections it may have."""
+    return subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m ladon_storage.cli {rest}"],
+        cwd=folder,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
+    )
+
+
+def test_closed_output_is_no_fault(tmp_path: Path) -> None:
+    """A caller that closes standard output wants none."""
+    done = in_shell(
+        "watermarks list >&-", tmp_path, STORAGE_SERVICE_URL=f"sqlite:///{tmp_path}/w.db"
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -346,14 +353,7 @@ def test_full_disk_below_the_output_is_no_fault_of_the_work(
     tmp_path: Path, where: str, code: int, expected: str
 ) -> None:
     """A note that cannot be written ends no run, and data that cannot be is one sentence."""
-    done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} -m ladon_storage.cli watermarks list {where}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = in_shell(f"watermarks list {where}", tmp_path)
     assert done.returncode == code
     assert expected in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -361,13 +361,6 @@ def test_full_disk_below_the_output_is_no_fault_of_the_work(
 
 def test_reader_that_goes_away_ends_the_command_without_a_traceback(tmp_path: Path) -> None:
     """Piped into ``head``, the command ends in silence."""
-    done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} -m ladon_storage.cli --help | true"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = in_shell("--help | true", tmp_path)
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr

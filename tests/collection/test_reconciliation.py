@@ -119,6 +119,19 @@ async def test_what_lies_before_the_first_collection_is_not_missed(tmp_path: Pat
     assert (report.missed_ids, report.ledger.records_skipped) == (("60",), 1)
 
 
+async def test_origin_is_known_of_a_sink_that_shows_its_methods_when_it_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a secret address the initial lookback left the same records out."""
+    limits = Limits(initial_lookback=timedelta(minutes=950))
+    storage = await collected(tmp_path, [[record("100", 100)]], limits=limits)
+    monkeypatch.setenv("RECORDS", f"sqlite:///{tmp_path}/records.db")
+    source = ScriptedSource([[record("1", 1), record("60", 60)]], overlap=OVERLAP)
+    sink = sink_from({"url_secret": "RECORDS"})
+    report = await reconcile(source, sink, storage, run_id="again", clock=lambda: at(1_000))
+    assert (report.missed_ids, report.ledger.records_skipped) == (("60",), 1)
+
+
 @pytest.mark.parametrize("last", [None, EMPTY_WATERMARK])
 async def test_source_that_was_never_collected_is_refused(last: Any, tmp_path: Path) -> None:
     """Without regular runs everything would be missed."""

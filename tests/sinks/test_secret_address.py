@@ -19,6 +19,7 @@ from ladon_storage.collection.protocols import (
 )
 from ladon_storage.collection.run import run
 from ladon_storage.sinks import sink_from
+from ladon_storage.sinks.sql.sqlite import Sqlite
 from ladon_storage.testing.doubles import ScriptedSource, record
 from tests.tables import table
 
@@ -47,7 +48,7 @@ async def test_address_is_looked_up_when_the_sink_is_opened(tmp_path: Path) -> N
     assert table(tmp_path / "records.db") == [("1",), ("2",)]
 
 
-async def test_open_sink_has_the_methods_of_the_one_at_the_address(
+async def test_open_sink_has_the_members_of_the_one_at_the_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the sink can do beyond writing it can do here, while it is open."""
@@ -60,6 +61,7 @@ async def test_open_sink_has_the_methods_of_the_one_at_the_address(
     async with hidden, plain:
         for protocol in OPTIONAL:
             assert isinstance(hidden, protocol) is isinstance(plain, protocol)
+        assert getattr(hidden, "batch_characters", None) == Sqlite.batch_characters
         with pytest.raises(SinkError, match="serves another run"):
             await hidden.__aenter__()
     assert not any(isinstance(hidden, protocol) for protocol in OPTIONAL)

@@ -65,9 +65,9 @@ def getter(path: str) -> Callable[[Any], Any]:
     return partial(value_at, path=path)
 
 
-NO_TIME = frozenset(
+_NO_TIME = frozenset(
     (
-        *("", "#n/a", "(none)", "(null)", "-", "--", "-infinity", "0000-00-00", "<null>", "\\n"),
+        *("#n/a", "(none)", "(null)", "-infinity", "<null>", "\\n"),
         *("infinity", "invalid date", "n.a.", "n/a", "na", "nan", "nat", "never", "nil", "none"),
         *("not available", "not set", "null", "undefined", "unknown"),
     )
@@ -77,8 +77,8 @@ NO_TIME = frozenset(
 # Zeros and marks; days of a year 0 or below, as PHP and databases write a date of zeros; and the
 # first day of all, as .NET writes a date that was never set.
 _EMPTY_TIME = re.compile(
-    r"[-\u2013\u2014?*0:./,\sTZ+]*|(?:-?0000|-0001)-\d\d-\d\d.*|0?1(?P<mark>[./-])0?1(?P=mark)0001\b.*",
-    re.IGNORECASE | re.DOTALL,
+    r"[-\u2013\u2014?*0:./,\stz+]*|(?:-?0000|-0001)-\d\d-\d\d.*|0?1(?P<mark>[./-])0?1(?P=mark)0001\b.*",
+    re.DOTALL,
 )
 
 
@@ -91,7 +91,7 @@ class ItemReader:
             content. ``None`` if ids come from outside.
         times: The paths of the times, of which the latest counts.
         parser: The parser of a time.
-        no_time: Values that mean that there is no time, in addition to `NO_TIME`.
+        no_time: Values that mean that there is no time, in addition to those of `is_no_time`.
         unversioned: The paths of values that do not affect the version.
     """
 
@@ -163,7 +163,7 @@ class ItemReader:
             try:
                 found = self.parser(value)
             except ValueError as error:
-                if _is_no_time(value):
+                if _is_filler(value):
                     continue
                 raise ValueError(f"{path}: {error}") from None
             if latest is None or found > latest:
@@ -228,13 +228,22 @@ def _id_of(value: object) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _is_no_time(value: object) -> bool:
+def is_no_time(text: str) -> bool:
+    """Return whether a text that is no time stands for none.
+
+    >>> is_no_time("Never"), is_no_time("0000-00-00 00:00:00"), is_no_time("soon")
+    (True, True, False)
+    """
+    text = text.strip().lower()
+    return text in _NO_TIME or _EMPTY_TIME.fullmatch(text) is not None
+
+
+def _is_filler(value: object) -> bool:
     """Return whether an invalid time is a filler for no time."""
     if isinstance(value, int | float | Number) and not isinstance(value, bool):
         value = str(value)
     if isinstance(value, str):
-        text = value.strip().lower()
-        return text in NO_TIME or _EMPTY_TIME.fullmatch(text) is not None
+        return is_no_time(value)
     # Programs without types write it like this.
     return value is False or value in ([], {})
 

@@ -235,7 +235,7 @@ def _lacks_clusters(value: object) -> bool:
 
 def _speaks(value: object, words: Collection[Words]) -> bool:
     """Return whether a message, or one of the first of several, is grave or has the words."""
-    if isinstance(value, Mapping) and _is_grave_by_name(value):
+    if isinstance(value, Mapping) and _is_grave_by_level(value):
         return True
     for each in (value if isinstance(value, list) else [value])[:10]:
         texts = each.values() if isinstance(each, Mapping) else [each]
@@ -258,12 +258,12 @@ def _is_grave(message: Mapping[Any, Any]) -> bool:
     )
 
 
-def _is_grave_by_name(messages: Mapping[Any, Any]) -> bool:
+def _is_grave_by_level(messages: Mapping[Any, Any]) -> bool:
     """Return whether messages by their levels alone have an error; counts of them are none."""
-    levels = {_squeezed(str(name)): said for name, said in islice(messages.items(), 10)}
-    return all(name in _GRAVE or name in _MILD for name in levels) and any(
+    by_level = {_squeezed(str(name)): said for name, said in islice(messages.items(), 10)}
+    return all(name in _GRAVE or name in _MILD for name in by_level) and any(
         name in _GRAVE and isinstance(said, str | list) and _says(said)
-        for name, said in levels.items()
+        for name, said in by_level.items()
     )
 
 

@@ -13,19 +13,8 @@ import re
 _DENIED = "".join(
     f"(?<!{each})"
     for each in (
-        *(
-            "no ",
-            r"\b0 ",
-            "without ",
-            "kein ",
-            "keine ",
-            "ohne ",
-            "aucune ",
-            "sans ",
-            "sin ",
-            "sem ",
-        ),
-        *("not ", "not a ", "not been ", "never ", "none ", "nothing ", "non-"),
+        *("no ", r"\b0 ", "not ", "not a ", "not been ", "never ", "none ", "nothing ", "non-"),
+        *("without ", "kein ", "keine ", "ohne ", "aucune ", "sans ", "sin ", "sem "),
         *("ningún ", "nenhum ", "nessun ", "senza ", "geen ", "brak ", "нет ", "без "),
         *("无", "無", "没有", "沒有"),
     )
