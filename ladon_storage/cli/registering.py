@@ -72,14 +72,17 @@ async def changes(
             change = "update" if differences else KEEP
             found.append(Change(each.full_name, change, _schedules(each), ", ".join(differences)))
         if file is not None:
-            found += await _others(client, file, {each.full_name for each in made}, sinks or {})
+            found += await _others(client, file, made, sinks or {})
     return found
 
 
 async def _others(
-    client: PrefectClient, file: Path, wanted: set[str], sinks: Mapping[str, Any]
+    client: PrefectClient, file: Path, made: Sequence[RunnerDeployment], sinks: Mapping[str, Any]
 ) -> list[Change]:
     """Return the deployments of a file that it describes no more."""
+    wanted = {each.full_name for each in made}
+    due = _due(made, sinks)
+    collects_all = due.keys() == sinks.keys()
     of_file = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG, file.name]))
     names: dict[UUID, str] = {}
     found: list[Change] = []
@@ -91,28 +94,53 @@ async def _others(
             command = f"prefect deployment delete {shlex.quote(full_name)}"
             because = f"not in the file; it stays until `{command}`"
             change, schedules = REMOVED, _schedules(each)
-            if each.schedules and _collects(names[each.flow_id], each, file, sinks):
+            if each.schedules and _collects(
+                names[each.flow_id], each, file, due, collects_all=collects_all
+            ):
                 change, schedules = UNSCHEDULE, "none"
                 because = f"another deployment of the file collects it now; {because}"
             found.append(Change(full_name, change, schedules, because))
     return [each for each in found if each.deployment not in wanted]
 
 
+def _due(made: Sequence[RunnerDeployment], sinks: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sinks of the sources that a schedule of these deployments collects."""
+    named: set[str] = set()
+    for each in made:
+        is_due = any(one.active is not False for one in each.schedules or []) and not each.paused
+        if is_due and each.flow_name == flows.collect_many.name:
+            return dict(sinks)
+        if is_due and (each.flow_name or "").startswith(flows.collect.name):
+            named.add(_source_id(each))
+    return {source_id: url for source_id, url in sinks.items() if source_id in named}
+
+
+def _source_id(each: RunnerDeployment | DeploymentResponse) -> str:
+    source = each.parameters.get("source")
+    named = source.get("source_id") if isinstance(source, dict) else None
+    return str(named or each.name)
+
+
 def _collects(
-    flow: str, existing: DeploymentResponse, file: Path, sinks: Mapping[str, Any]
+    flow: str,
+    existing: DeploymentResponse,
+    file: Path,
+    sinks: Mapping[str, Any],
+    *,
+    collects_all: bool,
 ) -> bool:
     """Return whether a deployment collects the sources of the file, or one into the same sink.
 
-    Another file of the same name may have a source of the same name.
+    Another file of the same name may have a source of the same name. No source counts that no
+    other schedule collects: its own would be the last.
     """
     if flow == flows.collect_many.name:
-        return existing.parameters.get("file") == str(file.absolute())
+        return collects_all and existing.parameters.get("file") == str(file.absolute())
     source, sink = (existing.parameters.get(name) for name in ("source", "sink"))
     if not (flow.startswith(flows.collect.name) and source and isinstance(sink, dict)):
         return False
-    named = source.get("source_id") if isinstance(source, dict) else None
     url = sink.get("url")
-    return url is not None and sinks.get(named or existing.name) == url
+    return url is not None and sinks.get(_source_id(existing)) == url
 
 
 def _differences(

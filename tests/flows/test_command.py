@@ -297,6 +297,8 @@ async def test_deployment_whose_source_another_one_collects_now_loses_its_schedu
         rows = await deployed(many + sink + kev)
         assert rows["collect-kev/kev"] == ("removed", "none")
         assert rows["collect-many/ladon"] == ("keep", "20 * * * *")
+        rows = await deployed(sink + kev + nvd)  # kev has no other schedule
+        assert rows["collect-many/ladon"] == ("removed", "20 * * * *")
         rows = await deployed(sink + kev + when + nvd)
         assert rows["collect-many/ladon"] == ("unschedule", "none")
         assert await schedules("collect-many/ladon") == 0
@@ -313,8 +315,11 @@ async def test_deployment_whose_source_another_one_collects_now_loses_its_schedu
         assert {each["change"] for each in called.json} == {"update", "removed"}
         assert await schedules("collect-nvd/kev") == 1  # into another sink
         renamed = nvd.replace("sources.nvd", "sources.cves") + 'source_id = "nvd"\n'
+        rows = await deployed(sink + kev + when + renamed.replace(when, ""))
+        assert rows["collect-nvd/nvd"] == ("removed", "0 6 * * *")  # its last one
+        assert rows["collect-nvd/kev"] == ("unschedule", "none")
         rows = await deployed(sink + kev + when + renamed)
-        assert rows["collect-nvd/nvd"] == rows["collect-nvd/kev"] == ("unschedule", "none")
+        assert rows["collect-nvd/nvd"] == ("unschedule", "none")
         assert await schedules("collect-nvd/cves") == await schedules("collect-kev/kev") == 1
 
 

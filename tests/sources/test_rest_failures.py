@@ -183,6 +183,10 @@ SIGNS: list[dict[str, Any]] = [
     *({"alerts": [{"id": 1, "level": "error", "message": "x"}]}, {"alerts": [{"level": "fatal"}]}),
     *({"errors": [{"id": 1, "title": "x"}]}, {"errors": [{"id": 1, "time": 1e9, "message": "x"}]}),
     *(
+        {"alerts": [{"id": 1, "at": "2024-01-01", "message": "Results are incomplete"}]},
+        {"messages": [{"id": "E1", "title": "Shard 3 timed out, partial results"}]},
+    ),
+    *(
         {"failures": [{"id": "", "at": "2024-01-01"}]},
         {"problems": [{"id": 1, "at": "2024-01-01"}, {}]},
     ),
@@ -248,6 +252,7 @@ FINE: list[dict[str, Any]] = [
         {"warnings": ["Parameter 'x' is deprecated"]},
         {"faults": [{"dn": "x", "severity": "major"}]},
     ),
+    {"problems": [{"id": 1, "clock": 1_700_000_000, "message": "2 shards unavailable"}]},
     *({"errors": [{"key": "timeout", "doc_count": 3}]}, {"failures": {"buckets": []}}),
     *({"message": each} for each in ("This is not a partial result", "Results truncated: false")),
 ]
@@ -385,6 +390,15 @@ async def test_failure_among_keyed_records_fails_the_run(sign: dict[str, Any]) -
             source = source_from({"url": feed.at(""), **fields}) if "kind" in fields else None
             with pytest.raises(SourceError, match="at '"):
                 _ = [page async for page in (source or api(feed, **fields)).pages(None, None)]
+
+
+async def test_object_without_a_time_under_the_name_of_an_error_fails_the_run() -> None:
+    """It would be one quarantined record next to those that came before the failure."""
+    document = {"7": {"at": "2024-01-01"}, "error": {"code": 500, "message": "shard lost"}}
+    settings = {"records": "rows", "records_keyed_by_id": True}
+    async with FeedServer(play=lambda _: Answer.of({"rows": document})) as feed:
+        assert "at 'rows.error'" in await refused(feed, **settings)
+        assert await ids_of(feed, **settings, expected_values={"rows.error": []}) == ["7"]
 
 
 async def test_sign_among_keyed_records_may_be_declared_as_right() -> None:

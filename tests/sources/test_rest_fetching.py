@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from itertools import product
 from typing import Any, ClassVar
@@ -312,6 +313,39 @@ async def test_offsets_that_are_rounded_to_pages_are_read_whole() -> None:
         script: list[list[Change]] = [[]] * before + [[("shift", 0)]]
         listing = Rounded(OffsetPagination(page_size=10), 45, 10, script)
         assert listing.throughout <= set(await read(listing)), before
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["/page/{0}", "/page{0}.json", "/rows;start={1}?limit=3", "/{1}?limit=3", "?range={1}-99"],
+)
+@pytest.mark.parametrize("before", [1, 2, 3])
+async def test_position_in_a_path_or_a_range_shifts_as_one_in_a_parameter(
+    link: str, before: int
+) -> None:
+    """A row that is removed in front of the next page takes no other one with it."""
+
+    class Linked(Listing):
+        async def page(
+            self, step: PageRequest, *, accept: Collection[int], may_be_empty: bool
+        ) -> PageResponse:
+            number = self.numbers[str(step.url)] if step.url else 1
+            got = await super().page(
+                replace(step, url=URL(f"http://a/?page={number}")),
+                accept=accept,
+                may_be_empty=may_be_empty,
+            )
+            if got.document["next"]:
+                target = URL("http://a/").join(URL(link.format(number + 1, number * 3)))
+                self.numbers[str(target)] = number + 1
+                got.document["next"] = str(target)
+            url = step.url or URL("http://a/")
+            return PageResponse(replace(got.answer, url=url), got.document, got.items)
+
+        numbers: ClassVar[dict[str, int]] = {}
+
+    listing = Linked(NextLinkPagination(), 14, 3, [[]] * (before - 1) + [[("shift", 0)]])
+    assert listing.throughout <= set(await read(listing))
 
 
 @pytest.mark.parametrize("apart", [1, 3])

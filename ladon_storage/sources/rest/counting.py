@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterator
+from itertools import zip_longest
+
+from yarl import URL
 
 from ladon_storage.sources.rest.names import names, plain
 
@@ -11,6 +15,8 @@ _COUNTING = names(
     "page p pg pagenumber pageno pageindex pagenum pageoffset currentpage offset start "
     "startindex startat skip from begin first"
 )
+_RANGE = re.compile(r"(\d{1,18})[-,:](\d{1,18})")
+_NUMBERED = re.compile(r"([A-Za-z]+)[-_]?(\d{1,18})(?:\.\w+)?")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{2,}={0,2}")
 _LONGEST_CURSOR = 2_000
 _BY_ITEM = names(
@@ -19,6 +25,24 @@ _BY_ITEM = names(
 _NUMBER = re.compile(r"(?<!\d)\d{1,18}(?!\d)")
 # A name is tried from its first letter alone: from each of them, a long one would take minutes.
 _NAMED_NUMBER = re.compile(r"(?<![A-Za-z_-])([A-Za-z_-]+)[\"']?\s*[:=]\s*[\"']?\d{1,18}(?!\w)")
+
+
+def moved(before: URL, after: URL) -> Iterator[tuple[str, str]]:
+    """Yield the names and values by which an address differs from that of the page before it.
+
+    A parameter that both have, such as the size of a page, is no position. A segment of the path
+    has the name of the one before it, or its own, as in ``page2.json``.
+
+    >>> list(moved(URL("http://a/rows/1?limit=5"), URL("http://a/rows/2?limit=5&at=7")))
+    [('at', '7'), ('rows', '2')]
+    """
+    yield from after.query.items() - before.query.items()
+    name = ""
+    for there, here in zip_longest(before.parts, after.parts, fillvalue=""):
+        if here and here != there:
+            numbered = _NUMBERED.fullmatch(here)
+            yield (numbered[1], numbered[2]) if numbered else (name, here)
+        name = here
 
 
 def counts(name: str, cursor: object, number: int, index: int) -> bool:
@@ -38,8 +62,10 @@ def counts(name: str, cursor: object, number: int, index: int) -> bool:
             for key, each in (cursor.items() if isinstance(cursor, dict) else enumerate(cursor))
         )
     text, name = str(cursor), plain(name)
-    if text.isdecimal() and name in _COUNTING:
+    if name in _COUNTING and text.isdecimal():
         return True
+    if name in _COUNTING and (ends := _RANGE.fullmatch(text)):
+        return int(ends[1]) in {number, number + 1, index, index + 1}
     texts = [_unpacked(text)] if name in _BY_ITEM else [text, _unpacked(text)]
     return any(_counts_in(each, number, index) for each in texts)
 
@@ -48,6 +74,8 @@ def _counts_in(text: str, number: int, index: int) -> bool:
     """Return whether a text is or contains a position: a count of items that came, or of pages."""
     if any(plain(name) in _COUNTING for name in _NAMED_NUMBER.findall(text)):
         return True
+    if ends := _RANGE.fullmatch(text):
+        return int(ends[1]) in {number, number + 1}
     found = [int(each) for each in _NUMBER.findall(text)]
     if len(found) != 1:
         return False

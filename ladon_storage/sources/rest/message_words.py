@@ -108,12 +108,18 @@ PARTS = (
 )
 """The parts of a service of which each has some of the records."""
 
-CUTS = Words(
+_LIST_CUT = (
     rf"{_LIST} (?:sets? )?(?:was |were |is |are |has been |have been )?"
     r"(?:truncated|cut|incomplete|partial|limited)|truncated (?:to|at|after|because)|"
-    r"partial (?:results?|response|failure|content)|timed out|only (?:the )?first \d|"
+    r"partial (?:results?|response|failure|content)|only (?:the )?first \d|"
     rf"limited to (?:the first )?\d[\d,]* {_LIST}|more {_LIST} (?:are |is )?available|"
-    rf"too many {_LIST}|{_LIST} (?:may|might|could) be (?:incomplete|truncated|missing)|"
+    rf"too many {_LIST}|{_LIST} (?:may|might|could) be (?:incomplete|truncated|missing)"
+)
+LIST_CUTS = Words(_LIST_CUT, r"(?!)")
+"""The words that name the list itself, so that no alert about something else has them."""
+
+CUTS = Words(
+    rf"{_LIST_CUT}|timed out|"
     rf"{PARTS} (?:\w+ )?(?:was |were |is |are |has |have )?(?:been )?"
     r"(?:failed|unavailable|down|unreachable|skipped|offline|missing)|"
     r"could not (?:be )?(?:read|load(?:ed)?|reach(?:ed)?|search(?:ed)?|quer(?:y|ied))",

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from ladon_storage.sources.rest.names import count_in, names, plain
+from ladon_storage.sources.rest.message_words import LIST_CUTS
+from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names, plain
 
 _MOST_ITEMS = 1_000
 _MOST_MEMBERS = 100
@@ -74,17 +75,26 @@ def _is_catalogue(messages: Mapping[Any, Any]) -> bool:
 
 
 def _is_item(name: str, item: object) -> bool:
-    """Return whether an item has an id of its own, and a time or no words of a failure."""
+    """Return whether an item has an id of its own, and a time or no words of a failure.
+
+    One that says that the list is cut is no content, whatever else it has.
+    """
     if not isinstance(item, Mapping):
         return False
     members = {plain(str(key)): each for key, each in islice(item.items(), _MOST_MEMBERS)}
     own = (*_IDS, f"{name.removesuffix('s')}id")
     if not any(isinstance(members.get(each), int | str) and members[each] != "" for each in own):
         return False
+    if any(_is_cut(members.get(each)) for each in (*_ACCOUNTS, *_TITLES)):
+        return False
     if _ERRORS.fullmatch(name):
         return not any(each in _ACCOUNTS or each in _TITLES for each in members)
     has_time = any(_is_time(member, each) for member, each in members.items())
     return has_time or not any(each in _ACCOUNTS for each in members)
+
+
+def _is_cut(text: object) -> bool:
+    return isinstance(text, str) and LIST_CUTS.are_in(text[:LONGEST_SIGN])
 
 
 def _is_bucket(item: object) -> bool:

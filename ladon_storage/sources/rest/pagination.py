@@ -19,7 +19,7 @@ from ladon_storage.collection.json_values import Number, payload_text
 from ladon_storage.sources.fields import SETTINGS
 from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.counting import counts
+from ladon_storage.sources.rest.counting import counts, moved
 from ladon_storage.sources.rest.links import hides_next, link_target, next_in
 from ladon_storage.sources.rest.names import LONGEST_SIGN
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
@@ -298,9 +298,8 @@ class _LinkedPagination(_ShiftingPagination, ABC):
             return None
         target = link_target(got.answer, link, keep_host=self.keep_host)
         number, index = step.number + got.count, step.index + 1
-        # A parameter that each link has alike, such as the size of a page, is no position.
-        moved = target.query.items() - got.answer.url.query.items()
-        is_counted = any(counts(*each, number, index) for each in moved)
+        positions = moved(got.answer.url, target)
+        is_counted = any(counts(*each, number, index) for each in positions)
         return PageRequest(
             url=target, number=number, index=index, is_counted=is_counted and not self.stable
         )

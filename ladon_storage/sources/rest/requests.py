@@ -325,7 +325,8 @@ class ApiRequests:
         if api.records or not api.records_keyed_by_id:
             self._refuse_sign(failure(envelope, items, api.records, api.expected_values), envelope)
         if api.records_keyed_by_id:
-            among, above = beside_keyed(items), f"{api.records}." if api.records else ""
+            among = beside_keyed(items) | self._timeless(items)
+            above = f"{api.records}." if api.records else ""
             expected = [each.removeprefix(above) for each in api.expected_values]
             if sign := failure(among, items, "", expected):
                 self._refuse_sign((above + sign[0], sign[1]), among)
@@ -333,6 +334,19 @@ class ApiRequests:
             return  # a large document is no message
         for each in [items] if api.records_keyed_by_id else islice(items, _MOST_FAILURES):
             self._refuse_sign(failure(each, None, "", api.expected_values), each)
+
+    def _timeless(self, items: Any) -> dict[str, Any]:
+        """Return the objects without a time whose keys may be words, such as ``error``."""
+        paths = self.api.timestamps
+        if not isinstance(items, dict) or not paths:
+            return {}
+        return {
+            key: item
+            for key, item in items.items()
+            if key.isidentifier()
+            and isinstance(item, dict)
+            and all(value_at(item, path) is None for path in paths)
+        }
 
     def _refuse_sign(self, sign: tuple[str, Any] | None, said: object) -> None:
         if sign is None:
