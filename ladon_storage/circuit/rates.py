@@ -40,8 +40,8 @@ class SharedRate:
 
     >>> from ladon_storage.circuit.stores import MemoryStore
     >>> rate = SharedRate(MemoryStore(), "feed.example:443 2/60", 30)
-    >>> rate.attempt(), round(rate.attempt())
-    (0.0, 32)
+    >>> rate.attempt(), 31 < rate.attempt() < 32
+    (0.0, True)
     """
 
     def __init__(self, store: CircuitStore, key: str, seconds: float) -> None:
