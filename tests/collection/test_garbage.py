@@ -77,6 +77,7 @@ def test_objects_of_a_program_that_froze_some_are_left_alone() -> None:
     assert gc.get_freeze_count() <= before < before + len(kept)
 
 
+@pytest.mark.slow
 def test_cycles_that_are_set_aside_are_collected_in_a_long_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -29,6 +29,13 @@ class TestOurSinks(SinkContract):
         """Return each place in turn."""
         return places.place(request.param, tmp_path, request)
 
+    @pytest.mark.slow
+    def test_sink_that_is_killed_at_any_line_loses_and_repeats_nothing(
+        self, place: SinkPlace, tmp_path: Path
+    ) -> None:
+        """The quick tests kill each of them at any moment, and a sink of one's own at any line."""
+        super().test_sink_that_is_killed_at_any_line_loses_and_repeats_nothing(place, tmp_path)
+
     def test_sink_does_all_that_a_sink_may_do(self, place: SinkPlace) -> None:
         """The engine looks for these methods, and does without what it does not find."""
         sink = place.make()

@@ -131,6 +131,7 @@ class Sleeper(loops.Loop):
             pass
 
 
+@pytest.mark.slow
 def test_run_that_does_not_end_is_killed_and_found(judged: Judge) -> None:
     """A judge does not wait for ever."""
     verdict = judged(Sleeper(), trials=["ties"], timeout=0.2)
