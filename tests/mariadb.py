@@ -102,15 +102,21 @@ def _made(folder: Path) -> str:
     """Make the files of an empty server, and return the program that serves them."""
     program = shutil.which("mariadbd", path=_PATH)
     install = shutil.which("mariadb-install-db", path=_PATH)
-    if program is None or install is None:
+    # Called by the one above, and in another package of Debian's.
+    defaults = shutil.which("my_print_defaults", path=_PATH)
+    if program is None or install is None or defaults is None:
         # The tests of a change install it (.ci/run): there a skip hides nothing.
-        pytest.skip("there is no MariaDB here; install it: apt-get install mariadb-server-core")
+        pytest.skip(
+            "there is no MariaDB here; install it:"
+            " apt-get install mariadb-server-core mariadb-client-core"
+        )
     # A folder of its own for temporary tables: a server that starts removes those of all others.
     command = [install, "--no-defaults", f"--datadir={folder / 'data'}", f"--tmpdir={folder}"]
     command += ["--skip-test-db", "--auth-root-authentication-method=normal", *_as_root()]
     done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
     if done.returncode:
-        pytest.fail("MariaDB was not set up: " + done.stderr.decode(errors="replace")[-2000:])
+        said = (done.stdout + done.stderr).decode(errors="replace")
+        pytest.fail("MariaDB was not set up: " + said[-2000:])
     (folder / "init.sql").write_text(
         f"CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n"
         f"GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n",
