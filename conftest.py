@@ -35,6 +35,9 @@ os.environ["PREFECT_HOME"] = _prefect_home.name
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 
+# Some tests run pytest in a process of their own, which needs no options of this one's.
+os.environ.pop("PYTEST_ADDOPTS", None)
+
 # A job in the background ignores SIGINT, and one of nohup SIGHUP; processes that tests start and
 # signal would inherit that, which they do of no handler.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

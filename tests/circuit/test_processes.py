@@ -44,6 +44,7 @@ def changes(runs: list[Run]) -> Counter[str]:
     return Counter(change for run in runs for change in run.changes)
 
 
+@pytest.mark.slow
 async def test_two_hundred_runs_of_a_dead_service_try_it_five_times(
     store: str, front: Door
 ) -> None:
@@ -107,6 +108,7 @@ async def test_eight_processes_at_expiry_probe_once(store: str, front: Door) -> 
         assert sum(run.was_rejected for run in runs) == 7
 
 
+@pytest.mark.slow
 async def test_prober_that_is_killed_is_replaced_after_its_lease(store: str, front: Door) -> None:
     """SIGKILL leaves the probe's place taken until its lease ends, and no longer."""
     async with zygote(front.address, store, TIMEOUT_SECONDS, LEASE_SECONDS) as processes:
@@ -141,6 +143,7 @@ async def test_damaged_store_costs_runs_little_and_stops_none(tmp_path: Path, fr
     assert all("not a database" in run.lost for run in runs)
 
 
+@pytest.mark.slow
 async def test_silent_redis_costs_runs_little_and_stops_none(front: Door) -> None:
     """A server that accepts and does not answer is not waited for."""
     front.is_open = True

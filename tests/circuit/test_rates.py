@@ -288,7 +288,8 @@ def most_in_a_window(arrived: list[float], seconds: float) -> int:
     return most
 
 
-@pytest.mark.parametrize("store", ["file", pytest.param("redis", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["file", "redis"])
 async def test_processes_keep_a_rate_together(
     commands: Forks, tmp_path: Path, redis_server: RedisServer, store: str
 ) -> None:
@@ -306,6 +307,7 @@ async def test_processes_keep_a_rate_together(
     assert most_in_a_window(arrived, SECONDS * 0.98) <= REQUESTS
 
 
+@pytest.mark.slow
 async def test_processes_without_their_store_go_on_and_say_so(
     commands: Forks, tmp_path: Path
 ) -> None:

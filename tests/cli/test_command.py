@@ -292,6 +292,7 @@ def printed(folder: Path, variables: dict[str, str], *arguments: str, terminal: 
     return shown.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variables", "terminal"), OUTPUTS, ids=["C", "ascii", "narrow"])
 def test_output_fits_whatever_prints_it(
     variables: dict[str, str], terminal: int, tmp_path: Path

@@ -477,17 +477,20 @@ async def world(
 ) -> AsyncIterator[World]:
     """Give a world in which all is well; a parameter is the name of the source in the file."""
     monkeypatch.setenv("STORAGE_CIRCUIT_URL", f"sqlite:///{ladon.folder}/circuits.db")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    async with AsyncExitStack() as stack, FeedServer() as feed:
-        made = World(ladon, feed, stack, port, getattr(request, "param", "kev"))
-        feed.play = made.answer
-        made.publish("2024-01-01", "2024-01-02", "2024-01-03")
-        made.describe('kind = "kev"\n')
-        monkeypatch.setenv("LADON_PUSHGATEWAY_URL", await made.start_gateway())
-        await made.start()
-        yield made
-        await made.stop()
+    with socket.socket() as held:
+        # Bound for as long as services come and go: nothing else is given its port.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        async with AsyncExitStack() as stack, FeedServer() as feed:
+            made = World(ladon, feed, stack, port, getattr(request, "param", "kev"))
+            feed.play = made.answer
+            made.publish("2024-01-01", "2024-01-02", "2024-01-03")
+            made.describe('kind = "kev"\n')
+            monkeypatch.setenv("LADON_PUSHGATEWAY_URL", await made.start_gateway())
+            await made.start()
+            yield made
+            await made.stop()
 
 
 async def follow(world: World, found: list[Block], mend: Callable[[World], Awaitable[None]]) -> int:

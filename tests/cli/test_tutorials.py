@@ -101,6 +101,7 @@ def plain(line: str) -> str:
     return DURATION.sub("", line).rstrip(" =")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_tutorial_can_be_followed(page: Path, ladon: Command, mirror: str) -> None:
     """Every file and command of the page works in its order, and prints what the page shows."""

@@ -46,6 +46,7 @@ async def collected(overlap: timedelta, polls: int) -> Report:
     return report
 
 
+@pytest.mark.slow
 @pytest.mark.recordings
 @pytest.mark.parametrize(("hours", "is_narrow"), [(6, True), (24, False)])
 async def test_overlap_of_threatfox_is_judged_by_its_polls(

@@ -111,6 +111,7 @@ async def test_ledger_stands_on_the_page_and_in_the_state(
     assert value == 2
 
 
+@pytest.mark.slow
 async def test_run_without_records_is_never_collected(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
@@ -125,6 +126,7 @@ async def test_run_without_records_is_never_collected(
         assert "0001-" not in text
 
 
+@pytest.mark.slow
 async def test_text_of_a_feed_does_nothing_on_the_page(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
@@ -182,6 +184,7 @@ async def test_failed_run_says_why_and_what_is_durable(
     assert "answered 500" in event["payload"]["error"]
 
 
+@pytest.mark.slow
 async def test_completed_run_and_its_gap_are_events(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
@@ -207,6 +210,7 @@ async def test_backfill_shows_its_range(storage: StorageSettings, tmp_path: Path
     assert "watermark" not in page
 
 
+@pytest.mark.slow
 async def test_progress_is_shown_while_the_run_goes_on(
     storage: StorageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ async def hold(
         await client.put_watermark(source_id, update)
 
 
+@pytest.mark.slow
 async def test_skipped_run_is_completed_and_says_so(
     storage: StorageSettings, service: Flaky, tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ async def test_skipped_run_is_completed_and_says_so(
     assert event["payload"]["run_id"] == "other"
 
 
+@pytest.mark.slow
 async def test_waiting_run_asks_prefect_once(
     storage: StorageSettings, service: Flaky, tmp_path: Path
 ) -> None:

@@ -94,6 +94,7 @@ async def test_source_of_ones_own_is_collected(storage: StorageSettings, tmp_pat
     assert (report.watermark_before, report.watermark_after) == (at(1), at(1))
 
 
+@pytest.mark.slow
 async def test_storage_comes_from_a_block_by_name_or_the_environment(
     service: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +109,7 @@ async def test_storage_comes_from_a_block_by_name_or_the_environment(
     assert report.watermark_before == at(1)
 
 
+@pytest.mark.slow
 async def test_blocks_called_default_are_used_where_nothing_is_said(
     service: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +137,7 @@ async def test_blocks_called_default_are_used_where_nothing_is_said(
         await StorageService.adelete("default")
 
 
+@pytest.mark.slow
 async def test_wrong_setting_is_a_sentence_in_the_log_of_a_run(
     storage: StorageSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -165,6 +168,7 @@ async def test_environment_without_a_service_fails_the_run(
     assert not (tmp_path / "ladon.db").exists()
 
 
+@pytest.mark.slow
 async def test_run_by_hand_without_a_service_keeps_its_watermark_in_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -198,6 +202,7 @@ async def test_unhealthy_service_fails_before_anything_is_collected(
     assert await last_state("collect") == "FAILED"
 
 
+@pytest.mark.slow
 async def test_unreadable_watermark_is_not_never_collected(
     storage: StorageSettings, service: Flaky, tmp_path: Path
 ) -> None:
@@ -314,6 +319,7 @@ async def test_cancelled_run_records_its_failure(storage: StorageSettings, tmp_p
     assert stored.error_message == "ended by a cancellation"
 
 
+@pytest.mark.slow
 async def test_sigterm_records_the_failure(
     storage: StorageSettings, service: Flaky, tmp_path: Path, forks: Forks
 ) -> None:
@@ -337,6 +343,7 @@ async def test_sigterm_records_the_failure(
     assert await last_state("collect") == "CRASHED"
 
 
+@pytest.mark.slow
 async def test_command_line_collects_and_prints_the_report(
     storage: StorageSettings, service: Flaky, tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ async def test_stale_source_fails_the_flow_and_the_command(ladon: Command) -> No
     assert "kev (never collected, limit 1 h)" in called.err.splitlines()[-1]
 
 
+@pytest.mark.slow
 async def test_backfill_and_reconciliation_run_as_flows(ladon: Command) -> None:
     """Both verbs print what their flows return."""
     async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed:
@@ -90,6 +91,7 @@ async def test_backfill_and_reconciliation_run_as_flows(ladon: Command) -> None:
     assert (compared.code, compared.json["missed"]) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_deployed")
 async def test_deploy_says_what_it_changes_and_keeps_what_a_person_switched(
     ladon: Command,
@@ -128,6 +130,7 @@ async def test_deploy_says_what_it_changes_and_keeps_what_a_person_switched(
         assert "prefect work-pool create nowhere" in missing.err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_deployed")
 async def test_deploy_makes_a_check_and_weekly_second_readings(ladon: Command) -> None:
     """A file has them without a word; twice deployed changes nothing; what it lost is reported."""
@@ -219,6 +222,7 @@ FLEET = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_deployed")
 async def test_deploy_makes_one_deployment_of_many_sources(ladon: Command) -> None:
     """It has the schedule and the workers of its table, and collects what no other one does."""
@@ -354,6 +358,7 @@ def test_second_reading_that_the_file_sets_needs_no_schedule_of_its_source(tmp_p
     assert not read_again(Project.load(path))  # it has deployments of its own
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_deployed")
 async def test_deployment_of_another_file_of_the_same_name_is_said_to_be_replaced(
     ladon: Command,
@@ -410,6 +415,7 @@ def test_name_that_prefect_refuses_is_named_before_anything_is_made(
     assert step in str(caught.value)
 
 
+@pytest.mark.slow
 def test_weekly_readings_of_a_file_are_those_of_prefect_yaml(tmp_path: Path) -> None:
     """The same sources are read again by both, from the same day on."""
     described = yaml.safe_load(DEPLOYMENTS_FILE.read_text(encoding="utf-8"))["deployments"]
@@ -456,6 +462,7 @@ async def test_deploy_that_cannot_be_meant_is_refused(
     assert expected in called.sentence
 
 
+@pytest.mark.slow
 async def test_prefect_that_does_not_answer_is_one_sentence(
     ladon: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,6 +158,7 @@ async def state_of(run_id: UUID) -> str:
     return state.type.value
 
 
+@pytest.mark.slow
 async def test_run_that_is_heard_of_no_more_is_crashed() -> None:
     """Three missed heartbeats and two more crash a run; one that lives, or never spoke, stays."""
     (gone, one), (alive, other), (silent, last) = [await running_flow() for _ in range(3)]

@@ -131,6 +131,7 @@ def hanging_source(started: asyncio.Event) -> ScriptedSource:
     return ScriptedSource([[record("1", 1)], hang])
 
 
+@pytest.mark.slow
 async def test_timeout_of_the_flow_is_named(storage: StorageSettings, tmp_path: Path) -> None:
     """A run that took longer than its flow may says so, and for how long it was let."""
     limited = collect.with_options(timeout_seconds=3)
@@ -250,13 +251,8 @@ STRUCK = [(place, signal.SIGTERM) for place in PLACES]
 STRUCK += [("protocol", signal.SIGHUP), ("protocol", signal.SIGINT), ("stuck", signal.SIGINT)]
 
 
-@pytest.mark.parametrize(
-    ("place", "number"),
-    [
-        STRUCK[0],
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in STRUCK[1:]),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "number"), STRUCK)
 async def test_signal_is_lost_nowhere(
     place: str,
     number: signal.Signals,

@@ -200,6 +200,7 @@ async def test_form_whose_tab_of_a_block_has_no_block_is_refused(
     assert named in state.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameters", [{**FORM, "sink": None, "storage": None}, {"source": {}}])
 async def test_run_by_schedule_or_with_defaults_is_no_such_form(
     parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch

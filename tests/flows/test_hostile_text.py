@@ -50,6 +50,7 @@ async def run_of(name: str) -> tuple[FlowRun, list[str]]:
     return run, [each.message for each in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", STEPS)
 async def test_text_of_a_feed_is_not_obeyed_by_prefect(
     attack: str, storage: StorageSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -244,6 +244,7 @@ async def test_wrong_list_is_refused_at_once(
         await collect_many(sink=sink(tmp_path), storage=storage, **options)
 
 
+@pytest.mark.slow
 async def test_backfill_goes_window_by_window_and_resumes(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
@@ -325,6 +326,7 @@ async def test_empty_backfill_is_refused(storage: StorageSettings, tmp_path: Pat
         await backfill({"kind": "kev"}, begin, begin, sink=sink(tmp_path), storage=storage)
 
 
+@pytest.mark.slow
 async def test_stale_watermark_fails_the_check_and_is_an_event(storage: StorageSettings) -> None:
     """Too old, or never collected: both are told, and the run's state is the alert."""
     now = datetime.now(UTC)

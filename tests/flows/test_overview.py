@@ -56,6 +56,7 @@ def sink(folder: Path) -> dict[str, str]:
     return {"url": f"sqlite:///{folder}/records.db"}
 
 
+@pytest.mark.slow
 async def test_every_run_keeps_its_row(storage: StorageSettings, tmp_path: Path) -> None:
     """A row has outcome, reason, records, watermark and the run; a later run replaces it."""
     first = [record("1", 1), record("2", 2)]
@@ -73,6 +74,7 @@ async def test_every_run_keeps_its_row(storage: StorageSettings, tmp_path: Path)
     assert after["run"] != before["run"]
 
 
+@pytest.mark.slow
 async def test_failed_run_leaves_the_watermark_in_its_row(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ async def test_failed_run_leaves_the_watermark_in_its_row(
     assert row["reason"] == "`CollectionError: ![x](http://tracker.example/)`"
 
 
+@pytest.mark.slow
 async def test_backfill_says_nothing_of_the_regular_runs(
     storage: StorageSettings, tmp_path: Path
 ) -> None:
@@ -98,6 +101,7 @@ async def test_backfill_says_nothing_of_the_regular_runs(
     assert (await rows())["bounded"] == before["bounded"]
 
 
+@pytest.mark.slow
 async def test_age_is_shown_against_the_limit_of_the_freshness(
     storage: StorageSettings, tmp_path: Path
 ) -> None:

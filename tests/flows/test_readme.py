@@ -45,6 +45,7 @@ async def printed(code: str, folder: Path, service: Flaky, forks: Forks) -> str:
     return output
 
 
+@pytest.mark.slow
 async def test_first_example_collects_the_catalogue(
     service: Flaky, tmp_path: Path, forks: Forks
 ) -> None:

@@ -16,6 +16,7 @@ from tests.flaky import Flaky
 from tests.flows.test_artifacts import events_of
 
 
+@pytest.mark.slow
 async def test_what_was_missed_is_a_page_an_event_and_a_state(
     storage: StorageSettings, service: Flaky
 ) -> None:

@@ -222,6 +222,7 @@ async def state_of(run_id: UUID) -> State[Any]:
     return state
 
 
+@pytest.mark.slow
 async def test_parts_that_no_worker_begins_are_collected_by_the_first_run(
     deployment: UUID,
     impatient: None,
@@ -298,6 +299,7 @@ SILENT: dict[str, State[Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [*SILENT, "deleted", "renewed"])
 async def test_silent_run_of_a_part_is_taken_over(
     monkeypatch: pytest.MonkeyPatch, deployment: UUID, impatient: None, how: str

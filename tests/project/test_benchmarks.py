@@ -92,6 +92,7 @@ def test_missing_peer_is_left_out_and_named(capsys: pytest.CaptureFixture[str]) 
     assert "no_such_breaker is not installed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_shared_circuit_is_measured_beside_the_plain_one() -> None:
     """Each circuit has its figures with a request and without, and each store with its accesses."""
     found = rows(quick("circuit").stdout)
@@ -103,6 +104,7 @@ def test_shared_circuit_is_measured_beside_the_plain_one() -> None:
     }
 
 
+@pytest.mark.slow
 def test_client_is_measured_beside_bare_aiohttp() -> None:
     """Each client has its figures with both servers, one after another and 32 at a time."""
     found = rows(quick("client").stdout)
@@ -187,7 +189,7 @@ async def loaded(answer: Callable[[web.Request], Awaitable[web.StreamResponse]])
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        await load.main([runner.addresses[0][1]], connections=2, seconds=0.1)
+        await asyncio.to_thread(load.main, [runner.addresses[0][1]], connections=2, seconds=0.1)
     finally:
         await runner.cleanup()
 

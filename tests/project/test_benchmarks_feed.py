@@ -74,6 +74,7 @@ async def test_page_links_to_the_next_until_the_last() -> None:
     assert len(ids) == 1_500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["script", "ours, SQLite, latest", "ours, Delta, latest"])
 async def test_collection_that_lost_records_has_no_figure(who: str, tmp_path: Path) -> None:
     """A contender is asked how many records it has before its time counts."""

@@ -150,6 +150,7 @@ def test_each_alert_has_its_cases() -> None:
     assert set(rules()) == set(CASES)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is Debian's, in prometheus")
 def test_alerts_fire_at_a_fault_and_are_silent_without_one(tmp_path: Path) -> None:
     """Prometheus's own tool evaluates each rule over both series."""

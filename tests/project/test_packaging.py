@@ -187,6 +187,7 @@ def test_installed_service_makes_its_database(installed: Path, tmp_path: Path) -
     assert (tmp_path / "storage.db").is_file()
 
 
+@pytest.mark.slow
 def test_installed_deployments_need_no_checkout(installed: Path, tmp_path: Path) -> None:
     """A table names flows by module path, and is the working directory's; none is one sentence."""
     code = (
@@ -213,6 +214,7 @@ def test_installed_package_has_the_alerts(installed: Path) -> None:
     assert (installed / "ladon_storage" / alerts).read_text() == (ROOT / alerts).read_text()
 
 
+@pytest.mark.slow
 def test_installed_contract_tests_a_source_of_ones_own(installed: Path, tmp_path: Path) -> None:
     """A folder with a class and its test needs the wheel and pytest, and no clone."""
     (tmp_path / "test_source.py").write_text(

@@ -103,6 +103,7 @@ def prefects() -> Iterator[Forks]:
         yield forks
 
 
+@pytest.mark.slow
 async def test_name_that_is_imported_after_its_module_is_the_function(
     prefects: Forks, tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ async def write_until_dead(
         acknowledged.append((answer.etag, f"{source_id} {timestamp}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("round_", range(ROUNDS))
 async def test_kill_loses_no_acknowledged_write(tmp_path: Path, round_: int) -> None:
     """Killed at a random moment under concurrent writers, the service has all that it answered."""
@@ -142,6 +143,7 @@ async def test_signal_finishes_the_request_in_flight(tmp_path: Path, signal_numb
     assert history(file) == {('"1"', "kev 2024-01-01T00:00:00+00:00")}
 
 
+@pytest.mark.slow
 async def test_stalled_body_delays_the_end_by_its_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,7 @@ async def test_conflicts_of_stored_sources_are_counted(call: Caller) -> None:
     assert await samples(call, "storage_service_conflicts_total") == {("kev",): 2.0}
 
 
+@pytest.mark.slow
 async def test_scrape_of_many_sources_stays_small(tmp_path: Path) -> None:
     """Of 3,000 sources with long names a scrape lists the worst; pages list all of them."""
     file = tmp_path / "watermarks.db"

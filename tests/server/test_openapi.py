@@ -149,6 +149,7 @@ async def test_description_follows_the_tokens_of_the_store(tmp_path: Path) -> No
         assert (await call("GET", "/openapi.json")).json == DOCUMENT
 
 
+@pytest.mark.slow
 def test_described_source_ids_are_those_that_are_accepted() -> None:
     """Of every character, alone, inside and outside of a name, description and check agree."""
     (parameter,) = DOCUMENT["paths"][KEV]["parameters"]

@@ -239,6 +239,7 @@ async def test_search_finds_a_name_in_any_case(
         assert found == [f"/sources/{quote(source_id, safe='')}"]
 
 
+@pytest.mark.slow
 async def test_thousands_of_sources_have_pages_and_search(tmp_path: Path) -> None:
     """5,000 sources are a list of pages in any order, and a name is found in any case."""
     file = tmp_path / "w.db"

@@ -338,6 +338,7 @@ async def test_connections_that_were_lost_cost_no_request(proxy: CutProxy) -> No
             assert (await call("GET", "/api/v1/watermarks")).status == 200
 
 
+@pytest.mark.slow
 async def test_database_that_hangs_is_503_in_bounded_time(proxy: CutProxy) -> None:
     """Where nothing answers, each request ends with 503 and health is unhealthy, until it heals."""
     async with embedded_service(proxy.url) as address, calling(address) as call:
@@ -468,6 +469,7 @@ async def test_address_of_several_servers_leads_to_the_one_that_writes(
         assert (await call("GET", "/api/v1/watermarks")).json["watermarks"]
 
 
+@pytest.mark.slow
 async def test_servers_that_all_refuse_writes_are_named_as_the_reason(
     postgres: PostgresServer, empty_postgres: str
 ) -> None:
@@ -489,6 +491,7 @@ async def test_servers_that_all_refuse_writes_are_named_as_the_reason(
                 pass
 
 
+@pytest.mark.slow
 async def test_server_that_hangs_costs_no_request_for_each_connection(
     proxy: CutProxy, empty_postgres: str
 ) -> None:
@@ -506,6 +509,7 @@ async def test_server_that_hangs_costs_no_request_for_each_connection(
         assert {each.status for each in await asyncio.gather(*gets)} == {200}
 
 
+@pytest.mark.slow
 async def test_earlier_primary_is_refused(postgres: PostgresServer, empty_postgres: str) -> None:
     """A server that accepts writes, but that another one has replaced, gets none of them."""
     store = await WatermarkDatabase.open(empty_postgres)
@@ -602,6 +606,7 @@ def standby_is_missing(postgres: PostgresServer) -> Iterator[None]:
 WAITING = "SELECT {what} FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = '{name}'"
 
 
+@pytest.mark.slow
 async def test_change_that_is_at_no_standby_is_not_acknowledged(
     postgres: PostgresServer, empty_postgres: str, request: pytest.FixtureRequest
 ) -> None:
@@ -632,6 +637,7 @@ async def test_change_that_is_at_no_standby_is_not_acknowledged(
     await store.close()
 
 
+@pytest.mark.slow
 async def test_commits_that_wait_for_a_standby_leave_connections(
     postgres: PostgresServer, empty_postgres: str, request: pytest.FixtureRequest
 ) -> None:
@@ -656,6 +662,7 @@ async def test_commits_that_wait_for_a_standby_leave_connections(
     await store.close()
 
 
+@pytest.mark.slow
 async def test_server_without_free_connections_is_503_in_bounded_time(
     postgres: PostgresServer, empty_postgres: str
 ) -> None:

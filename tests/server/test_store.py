@@ -426,6 +426,7 @@ async def test_backup_copied_over_the_file_is_unhealthy(
         assert (await call("GET", "/health")).status == 503
 
 
+@pytest.mark.slow
 async def test_checkpoints_of_two_services_are_no_fault(file: Path) -> None:
     """Two services over one file write past several checkpoints, and take each other for none."""
     async with (

@@ -36,6 +36,20 @@ class TestOurSinks(SinkContract):
         """The quick tests kill each of them at any moment, and a sink of one's own at any line."""
         super().test_sink_that_is_killed_at_any_line_loses_and_repeats_nothing(place, tmp_path)
 
+    @pytest.mark.slow
+    def test_record_may_be_large(self, place: SinkPlace) -> None:  # type: ignore[override]
+        """The quick tests have a large one for a sink of one's own."""
+        super().test_record_may_be_large(place)  # type: ignore[unused-coroutine]
+
+    @pytest.mark.parametrize(
+        "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))]
+    )
+    def test_any_pages_and_returns_leave_what_one_rule_says(  # type: ignore[override]
+        self, reverting: SinkPlace, seed: int
+    ) -> None:
+        """The quick tests take two of the six seeds."""
+        super().test_any_pages_and_returns_leave_what_one_rule_says(reverting, seed)  # type: ignore[unused-coroutine]
+
     def test_sink_does_all_that_a_sink_may_do(self, place: SinkPlace) -> None:
         """The engine looks for these methods, and does without what it does not find."""
         sink = place.make()

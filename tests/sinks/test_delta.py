@@ -498,6 +498,7 @@ def test_filter_never_misses_what_was_added() -> None:
     assert len(known.maybe(f"other-{n}" for n in range(20_000))) < 20
 
 
+@pytest.mark.slow
 @KEEPS
 async def test_small_files_of_a_day_become_one(
     lake: Path, monkeypatch: pytest.MonkeyPatch, keep: str

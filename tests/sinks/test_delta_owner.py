@@ -141,11 +141,11 @@ def owners() -> Iterator[Any]:
     """Yield every combination; one whose parts others have too is slow."""
     for keep, held, name in product(["latest", "all"], [True, False], ["feed", STRANGE]):
         for acts in ([each] for each in ACTS):
-            usual = name == "feed" and held == (keep == "latest")
+            usual = (keep, held, name) == ("latest", True, "feed")
             yield pytest.param(keep, held, name, acts, marks=() if usual else pytest.mark.slow)
         for acts in ALL_ACTS:
-            marks = () if name == STRANGE else pytest.mark.slow
-            yield pytest.param(keep, held, name, acts, marks=marks)
+            usual = name == STRANGE and held == (keep == "latest")
+            yield pytest.param(keep, held, name, acts, marks=() if usual else pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("keep", "held", "source_id", "acts"), list(owners()))
@@ -372,6 +372,7 @@ async def test_vacuum_before_a_run_looked_is_said(
     assert "were vacuumed before a run examined them" in caplog.text
 
 
+@pytest.mark.slow
 @KEEPS
 @pytest.mark.parametrize("held", [0, 1_000_000])
 @pytest.mark.parametrize("between", ["optimize", "z-order"])

@@ -71,6 +71,7 @@ def page(number: int) -> Page:
     return Page([record(f"{number}-{n}", number) for n in range(10)])
 
 
+@pytest.mark.slow
 class TestKilledOnObjectStorage(CrashRules):
     """A commit to an object storage is there whole or not at all, and once."""
 

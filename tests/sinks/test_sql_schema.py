@@ -844,15 +844,15 @@ async def test_table_of_sqlite_that_its_owner_touched_is_collected_into(
     await assert_goes_on(sqlite_file(tmp_path / "r.db"), keep, SQLITE[what], is_open=is_open)
 
 
-def paired(statements: dict[str, list[str]]) -> list[tuple[str, str, bool]]:
+def paired(statements: dict[str, list[str]]) -> list[Any]:
     """Return each statement with either keep, once of both between two runs: any pair is there.
 
-    SQLite, whose tables take a tenth of the time, has all three together.
+    SQLite, whose tables take a tenth of the time, has all three together, and in the quick tests.
     """
-    return [
-        (what, keep, (number + (keep == "all")) % 2 == 1)
-        for number, what in enumerate(statements)
-        for keep in ("latest", "all")
+    latest = [(what, "latest", number % 2 == 1) for number, what in enumerate(statements)]
+    return latest + [
+        pytest.param(what, "all", not is_open, marks=pytest.mark.slow)
+        for what, _, is_open in latest
     ]
 
 

@@ -205,6 +205,7 @@ thorough = settings(
 )
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(KINDS),
     st.integers(0, 16),
@@ -226,6 +227,7 @@ async def test_list_that_moves_one_way_is_read_whole_or_not_at_all(
     assert listing.throughout <= set(found)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 16), st.integers(2, 4), script_of_any, st.booleans())
 @thorough
 async def test_offsets_overlap_so_that_no_change_is_overlooked(

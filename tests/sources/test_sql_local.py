@@ -90,6 +90,7 @@ async def test_row_of_the_hour_that_comes_twice_is_collected(
     assert watermark == first, "the earlier reading of what is ambiguous"
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -96,7 +96,14 @@ async def test_every_type_is_told_without_loss(base: Base) -> None:
 @pytest.mark.parametrize(
     "id_type", ["bigint", "text", "varchar(20)", "uuid", "numeric", "smallint", "bytea"]
 )
-@pytest.mark.parametrize("time_type", ["timestamptz", "timestamp", "date"])
+@pytest.mark.parametrize(
+    "time_type",
+    [
+        "timestamptz",
+        pytest.param("timestamp", marks=pytest.mark.slow),
+        pytest.param("date", marks=pytest.mark.slow),
+    ],
+)
 async def test_any_type_of_id_pages(base: Base, id_type: str, time_type: str) -> None:
     """The database compares its own values; ties are wider than a page, and no row comes twice."""
     value = {

@@ -46,6 +46,7 @@ def test_contracts_of_the_document_pass_in_a_folder_of_ones_own(tmp_path: Path) 
     assert "failed" not in printed
 
 
+@pytest.mark.slow
 def test_judge_of_the_document_finds_the_mistake_and_nothing_else(tmp_path: Path) -> None:
     """The loop has fewer than fifty lines; the one without an overlap loses late records."""
     loop = LOOP[LOOP.index("class Loop") : LOOP.index("\n\nverdict")]

@@ -37,6 +37,7 @@ def judged() -> Iterator[Judge]:
         yield lambda *collector, **options: processes.submit(judge, *collector, **options).result()
 
 
+@pytest.mark.slow
 def test_right_loop_passes_every_trial(judged: Judge) -> None:
     """Whatever the feed does, and whatever ends a run."""
     verdict = judged(loops.Loop(), schedules=1)
