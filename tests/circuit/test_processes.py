@@ -97,6 +97,7 @@ async def test_failures_of_processes_add_up_and_the_next_is_rejected(
     assert run.cpu_seconds < 0.05
 
 
+@pytest.mark.slow
 async def test_eight_processes_at_expiry_probe_once(store: str, front: Door) -> None:
     """Whoever is elected asks, and the others are rejected while it does."""
     async with zygote(front.address, store, TIMEOUT_SECONDS) as processes:

@@ -329,6 +329,7 @@ loop = asyncio.new_event_loop()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "end",
     [

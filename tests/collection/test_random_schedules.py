@@ -138,7 +138,7 @@ def test_any_schedule_loses_nothing_in_a_sink_that_does_not(number: int) -> None
     ("kind", "keep", "service"),
     [
         ("sqlite", "latest", "sqlite"),
-        ("sqlite", "all", "sqlite"),
+        pytest.param("sqlite", "all", "sqlite", marks=pytest.mark.slow),
         ("sqlite", "all", "postgresql"),
         pytest.param("duckdb", "latest", "sqlite", marks=pytest.mark.slow),
         pytest.param("duckdb", "all", "sqlite", marks=pytest.mark.slow),

@@ -133,6 +133,7 @@ def test_importing_packages_costs_no_prefect_and_no_client() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
 
 
+@pytest.mark.slow
 async def test_flow_of_one_kind_costs_no_other_kind(prefects: Forks, tmp_path: Path) -> None:
     """A process that runs a flow imports its kind alone, and makes no form."""
     code = (

@@ -26,17 +26,18 @@ from ladon_storage.testing import SinkPlace, SinkRow
 from tests.postgres import PostgresServer
 from tests.sinks.own_sink import OwnSink
 
+# What needs a server, or opens its files anew for each test, has its second half in the slow ones.
 OURS: list[Any] = [
     "sqlite-latest",
     "sqlite-all",
-    "postgresql-latest",
     "postgresql-all",
+    pytest.param("postgresql-latest", marks=pytest.mark.slow),
     "jsonl-all",
+    "duckdb-latest",
+    pytest.param("duckdb-all", marks=pytest.mark.slow),
 ]
-# DuckDB opens its file anew for each test: its second half takes its time apart from the others.
-OURS += ["duckdb-latest", pytest.param("duckdb-all", marks=pytest.mark.slow)]
 if find_spec("ladon_storage.sinks.delta.sink") and find_spec("deltalake"):
-    OURS += ["delta-latest", "delta-all"]
+    OURS += ["delta-latest", pytest.param("delta-all", marks=pytest.mark.slow)]
 
 _tables = itertools.count()
 

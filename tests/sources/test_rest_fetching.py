@@ -156,7 +156,7 @@ CHANGES = ["rotate", "shift", "delete", "to the end", "to the front", "insert", 
 CHANGES += ["update"]
 
 
-@pytest.mark.parametrize("total", [False, True])
+@pytest.mark.parametrize("total", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_change_between_any_two_requests_loses_nothing(
