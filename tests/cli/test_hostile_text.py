@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -12,7 +12,8 @@ from ladon_storage.errors import CircuitOpenError, LadonStorageError
 from ladon_storage.server.logs import JsonLines
 from ladon_storage.testing.feed_server import FeedServer
 from tests.cli.called import Command
-from tests.hostile import EVIL, FEEDS, attacks
+from tests.hostile import EVIL, FEEDS, REST, attacks
+from tests.raw_server import RawServer, http
 
 VERBS = (
     ("source", "try", "evil"),
@@ -61,20 +62,53 @@ async def test_text_of_a_feed_is_not_obeyed_by_a_terminal_or_a_log(
     """No verb and no log line has a control character of a feed, or a line that the feed wrote."""
     fields, play = FEEDS[attack]
     async with FeedServer(play=play) as feed:
-        source = {"source_id": "evil", "url": feed.url, **fields}
-        ladon.write(
-            "ladon.toml",
-            '[storage]\nurl = "sqlite:///ladon.db"\n[sinks.records]\nurl = "sqlite:///records.db"\n'
-            "[sources.evil]\n"
-            + "".join(f"{name} = {_toml(value)}\n" for name, value in source.items()),
-        )
-        for verb in VERBS:
-            called = await ladon.later(*verb)
-            assert not attacks(called.out), verb
-            assert not attacks(called.err), verb
-            if verb[0] in ("collect", "reconcile", "watermarks", "freshness"):
-                out = (await ladon.later(*verb, "--json")).out
-                assert not attacks(out), verb
+        await assert_obeyed_nowhere(ladon, log, {"url": feed.url, **fields})
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_header_of_a_feed_is_not_obeyed_by_a_terminal_or_a_log(
+    status: int, ladon: Command, log: Lines
+) -> None:
+    """What aiohttp lets through in a header: all but the control characters of ASCII."""
+    evil = "".join(each for each in EVIL if each >= " ")
+    names = ("Retry-After", "Content-Type", "Link", "Server", "X-RateLimit-Reset", "Location")
+    headers = [f"{name}: {evil}" for name in names]
+    headers[2] = f'Link: <http://other.example/{evil}>; rel="next"'
+    body = b'{"items": [{"id": 1, "at": "2024-01-01T00:00:00Z"}]}'
+    async with RawServer(http(status, body, *headers)) as feed:
+        fields = {"url": feed.url, **REST, "paging": {"kind": "link"}}
+        await assert_obeyed_nowhere(ladon, log, fields)
+        assert feed.requests
+
+
+async def test_header_that_cannot_be_one_is_not_obeyed(ladon: Command, log: Lines) -> None:
+    """An answer that is refused for its headers is told of, and its headers are not obeyed."""
+    async with RawServer(http(200, b"{}", f"Server: {EVIL.split(chr(13))[0]}")) as feed:
+        fields = {"url": feed.url, **REST}
+        await assert_obeyed_nowhere(ladon, log, fields, VERBS[:1])
+        assert feed.requests
+
+
+async def assert_obeyed_nowhere(
+    ladon: Command,
+    log: Lines,
+    fields: dict[str, object],
+    verbs: Sequence[tuple[str, ...]] = VERBS,
+) -> None:
+    """Run verbs with a source, and look at all that they print and log."""
+    ladon.write(
+        "ladon.toml",
+        '[storage]\nurl = "sqlite:///ladon.db"\n[sinks.records]\nurl = "sqlite:///records.db"\n'
+        '[sources.evil]\nsource_id = "evil"\n'
+        + "".join(f"{name} = {_toml(value)}\n" for name, value in fields.items()),
+    )
+    for verb in verbs:
+        called = await ladon.later(*verb)
+        assert not attacks(called.out), verb
+        assert not attacks(called.err), verb
+        if verb[0] in ("collect", "reconcile", "watermarks", "freshness"):
+            out = (await ladon.later(*verb, "--json")).out
+            assert not attacks(out), verb
     for line in log.lines:
         assert not attacks(line)
     for line in log.objects:
