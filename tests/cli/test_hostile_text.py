@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
@@ -69,8 +69,8 @@ async def test_text_of_a_feed_is_not_obeyed_by_a_terminal_or_a_log(
 async def test_header_of_a_feed_is_not_obeyed_by_a_terminal_or_a_log(
     status: int, ladon: Command, log: Lines
 ) -> None:
-    """What aiohttp lets through in a header: all but the control characters of ASCII."""
-    evil = "".join(each for each in EVIL if each >= " ")
+    """A header may have any character but the end of its line."""
+    evil = EVIL.replace("\r\n", "")
     names = ("Retry-After", "Content-Type", "Link", "Server", "X-RateLimit-Reset", "Location")
     headers = [f"{name}: {evil}" for name in names]
     headers[2] = f'Link: <http://other.example/{evil}>; rel="next"'
@@ -81,28 +81,19 @@ async def test_header_of_a_feed_is_not_obeyed_by_a_terminal_or_a_log(
         assert feed.requests
 
 
-async def test_header_that_cannot_be_one_is_not_obeyed(ladon: Command, log: Lines) -> None:
-    """An answer that is refused for its headers is told of, and its headers are not obeyed."""
-    async with RawServer(http(200, b"{}", f"Server: {EVIL.split(chr(13))[0]}")) as feed:
-        fields = {"url": feed.url, **REST}
-        await assert_obeyed_nowhere(ladon, log, fields, VERBS[:1])
-        assert feed.requests
-
-
 async def assert_obeyed_nowhere(
     ladon: Command,
     log: Lines,
     fields: dict[str, object],
-    verbs: Sequence[tuple[str, ...]] = VERBS,
 ) -> None:
-    """Run verbs with a source, and look at all that they print and log."""
+    """Run every verb with a source, and look at all that they print and log."""
     ladon.write(
         "ladon.toml",
         '[storage]\nurl = "sqlite:///ladon.db"\n[sinks.records]\nurl = "sqlite:///records.db"\n'
         '[sources.evil]\nsource_id = "evil"\n'
         + "".join(f"{name} = {_toml(value)}\n" for name, value in fields.items()),
     )
-    for verb in verbs:
+    for verb in VERBS:
         called = await ladon.later(*verb)
         assert not attacks(called.out), verb
         assert not attacks(called.err), verb

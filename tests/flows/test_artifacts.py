@@ -165,6 +165,7 @@ async def test_slow_prefect_holds_no_page_up(monkeypatch: pytest.MonkeyPatch) ->
         await reporter._shown_so_far()
 
 
+@pytest.mark.slow
 async def test_failed_run_says_why_and_what_is_durable(
     storage: StorageSettings, tmp_path: Path
 ) -> None:

@@ -229,6 +229,7 @@ async def test_failed_source_is_recorded_and_fails_the_run(
     assert await last_state("collect") == "FAILED"
 
 
+@pytest.mark.slow
 async def test_failed_last_write_fails_the_run_and_repeats_nothing(
     storage: StorageSettings, service: Flaky, tmp_path: Path
 ) -> None:

@@ -299,6 +299,7 @@ async def test_backfill_by_workers_asks_prefect_for_no_window(
     assert (stored.status, stored.last_successful_timestamp) == ("success", begin + 7 * DAY)
 
 
+@pytest.mark.slow
 async def test_windows_of_another_length_read_what_is_left(
     storage: StorageSettings, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ async def test_run_and_its_tasks_are_named_by_the_source(
     assert re.fullmatch(r"reconcile named \d\d:\d\d", (await run_of(state)).name)
 
 
+@pytest.mark.slow
 async def test_runs_over_many_sources_are_told_apart(
     storage: StorageSettings, tmp_path: Path
 ) -> None:

@@ -187,6 +187,7 @@ async def test_described_version_tags_are_those_that_are_accepted(
     assert answer.status == (412 if described else 400)
 
 
+@pytest.mark.slow
 def test_described_bodies_are_those_that_are_accepted() -> None:
     """A body that the service takes fits its schema, and one that it refuses does not."""
     body = operations()["PUT", KEV]["requestBody"]["content"]["application/json"]["schema"]

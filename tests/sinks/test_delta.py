@@ -420,6 +420,7 @@ async def test_first_and_last_day_are_partitions(lake: Path, keep: str) -> None:
     assert [row[0] for row in rows(lake, "day")] == ["0001-01-01", "2024-01-01", "9999-12-31"]
 
 
+@pytest.mark.slow
 @KEEPS
 @pytest.mark.parametrize("after", [0, 2, 1000])
 async def test_table_that_is_too_large_to_hold_is_asked(

@@ -840,6 +840,7 @@ async def test_deletion_that_another_run_noted_holds_for_a_run_that_knew_of_othe
         assert (await target.write("feed", Page(page))).written == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 @KEEPS
 async def test_deletions_are_treated_as_those_of_a_table_of_sqlite(

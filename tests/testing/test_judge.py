@@ -88,6 +88,7 @@ def test_engine_of_this_package_passes(trial: Trial, judged: Judge) -> None:
     assert verdict.passed, str(verdict)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("collector", "trial", "kind"),
     [
