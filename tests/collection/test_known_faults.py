@@ -84,7 +84,17 @@ class World:
         return [row.record_id for row in self.place.rows()]
 
 
-@pytest.fixture(params=OURS)
+QUICK = {"sqlite-latest", "sqlite-all", "jsonl-all"}
+"""The sinks which take least of the time of a run; the faults are of the engine."""
+
+
+def each_sink() -> list[Any]:
+    """Return the sinks of the package; one that takes long is slow."""
+    names = [each if isinstance(each, str) else each.values[0] for each in OURS]
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.fixture(params=each_sink())
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """Be a world whose sink is each in turn."""
     clock = FakeClock(at(24 * 60))

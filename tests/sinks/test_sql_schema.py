@@ -71,7 +71,7 @@ def duckdb_file(path: Path) -> Fresh:
     return Fresh(f"duckdb:///{path}", execute)
 
 
-@pytest.fixture(params=["sqlite", "duckdb", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("duckdb", marks=pytest.mark.slow), "postgresql"])
 def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Fresh:
     """Be an empty database of each kind."""
     if request.param == "sqlite":

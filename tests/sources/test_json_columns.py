@@ -40,6 +40,7 @@ ITEMS: st.SearchStrategy[list[Any]] = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(items=ITEMS, alike=st.booleans(), unversioned=st.sampled_from([(), ("value",)]))
 def test_records_made_together_are_those_made_one_by_one(
@@ -60,6 +61,7 @@ def test_records_made_together_are_those_made_one_by_one(
         assert records.instants == Columns.of(list(records)).instants
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(items=st.lists(st.dictionaries(st.text(), VALUES, max_size=3), max_size=3))
 def test_document_parsed_at_once_is_the_one_parsed_exactly(items: list[Any]) -> None:

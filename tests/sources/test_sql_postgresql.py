@@ -323,7 +323,9 @@ async def test_event_loop_goes_on_and_no_thread_remains(base: Base) -> None:
     assert not base.run("SELECT 1 FROM pg_stat_activity WHERE application_name = 'ladon-storage'")
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize(
+    "size", [2, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 3))]
+)
 @pytest.mark.parametrize(
     "kind",
     ["citext", 'text COLLATE "POSIX"', "real", "float8", "colour", "jsonb", "interval"],
