@@ -59,7 +59,7 @@ test-quick: $(STAMP)
 	  -k "not (postgres or mariadb or duckdb or delta or process or killed or benchmark or packaging \
 	  or public_names or known_faults or hostile or schedule or durability or retention)"
 
-# Kills processes, loses Prefect under runs, and replays whole recordings.
+# Kills processes, loses Prefect under runs, replays whole recordings, and takes the rest of each family of cases.
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -n auto --dist loadgroup -m slow
 
