@@ -9,11 +9,11 @@ far less than the server which it loads. Anything but a success ends it with a f
 from __future__ import annotations
 
 import json
-import select
+import selectors
 import socket
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import cycle
@@ -112,19 +112,19 @@ def _content_length(head: bytes) -> int | None:
     return int(rest.partition(b"\r\n")[0]) if name else None
 
 
-def ask(connections: Mapping[int, Connection], seconds: float) -> None:
-    """Ask over all connections for a while, each by its file descriptor.
+def ask(connections: Sequence[Connection], seconds: float) -> None:
+    """Ask over all connections for a while.
 
     One thread and no event loop: on a machine with few processors, what asks takes the time of what
     is measured.
     """
     end = time.perf_counter() + seconds
-    with select.epoll() as ready:
-        for descriptor in connections:
-            ready.register(descriptor, select.EPOLLIN)
+    with selectors.DefaultSelector() as ready:
+        for each in connections:
+            ready.register(each.socket, selectors.EVENT_READ, each)
         while (left := end - time.perf_counter()) > 0:
-            for descriptor, _ in ready.poll(left):
-                connections[descriptor].receive()
+            for key, _ in ready.select(left):
+                key.data.receive()
 
 
 def main(
@@ -144,20 +144,21 @@ def main(
         server: The server's process, whose CPU time a request is printed as well.
     """
     with ExitStack() as stack:
-        made = {}
+        made = []
         for number in range(connections):
             each = Connection(ports[number % len(ports)], watermarks(number, methods))
-            made[stack.enter_context(each.socket).fileno()] = each
+            stack.enter_context(each.socket)
+            made.append(each)
         ask(made, WARM_UP_SECONDS)
-        answers = sum(each.answers for each in made.values())
-        for each in made.values():
+        answers = sum(each.answers for each in made)
+        for each in made:
             each.seconds.clear()
         cpu, started = time.process_time(), time.perf_counter()
         of_server = 0.0 if server is None else cpu_seconds(server)
         ask(made, seconds)
         lasted = time.perf_counter() - started
-        answers = sum(each.answers for each in made.values()) - answers
-        slow = sorted(seconds for each in made.values() for seconds in each.seconds)
+        answers = sum(each.answers for each in made) - answers
+        slow = sorted(seconds for each in made for seconds in each.seconds)
         found = {
             "per_second": answers / lasted,
             "own_cpu": (time.process_time() - cpu) / lasted,

@@ -81,11 +81,7 @@ async def test_header_of_a_feed_is_not_obeyed_by_a_terminal_or_a_log(
         assert feed.requests
 
 
-async def assert_obeyed_nowhere(
-    ladon: Command,
-    log: Lines,
-    fields: dict[str, object],
-) -> None:
+async def assert_obeyed_nowhere(ladon: Command, log: Lines, fields: dict[str, object]) -> None:
     """Run every verb with a source, and look at all that they print and log."""
     ladon.write(
         "ladon.toml",
