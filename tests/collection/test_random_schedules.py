@@ -99,7 +99,7 @@ def deeply(few: int, many: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("number", [few, pytest.param(many, marks=pytest.mark.slow)])
 
 
-@deeply(60, 1200)
+@deeply(120, 1200)
 def test_any_schedule_loses_nothing_in_a_sink_that_remembers(number: int) -> None:
     """Each promise holds when it is made, and at the end all that is due is there, once."""
 
@@ -118,7 +118,7 @@ def test_any_schedule_loses_nothing_in_a_sink_that_remembers(number: int) -> Non
     check()
 
 
-@deeply(30, 600)
+@deeply(60, 600)
 def test_any_schedule_loses_nothing_in_a_sink_that_does_not(number: int) -> None:
     """The watermark alone is enough, as long as the sink keeps what it has."""
 
