@@ -65,7 +65,10 @@ async def test_text_of_a_feed_is_not_obeyed_by_a_terminal_or_a_log(
         await assert_obeyed_nowhere(ladon, log, {"url": feed.url, **fields})
 
 
-@pytest.mark.parametrize("status", [200, 404])
+READ = {200: "in its header Link", 302: "redirects nowhere", 404: "answered 404"}
+
+
+@pytest.mark.parametrize("status", list(READ))
 async def test_header_of_a_feed_is_not_obeyed_by_a_terminal_or_a_log(
     status: int, ladon: Command, log: Lines
 ) -> None:
@@ -78,7 +81,9 @@ async def test_header_of_a_feed_is_not_obeyed_by_a_terminal_or_a_log(
     async with RawServer(http(status, body, *headers)) as feed:
         fields = {"url": feed.url, **REST, "paging": {"kind": "link"}}
         await assert_obeyed_nowhere(ladon, log, fields)
-        assert feed.requests
+        tried = await ladon.later("source", "try", "evil")
+    # The answer was read, with all of its headers.
+    assert READ[status] in tried.out + tried.err
 
 
 async def assert_obeyed_nowhere(ladon: Command, log: Lines, fields: dict[str, object]) -> None:

@@ -202,7 +202,6 @@ async def test_unhealthy_service_fails_before_anything_is_collected(
     assert await last_state("collect") == "FAILED"
 
 
-@pytest.mark.slow
 async def test_unreadable_watermark_is_not_never_collected(
     storage: StorageSettings, service: Flaky, tmp_path: Path
 ) -> None:
@@ -320,7 +319,6 @@ async def test_cancelled_run_records_its_failure(storage: StorageSettings, tmp_p
     assert stored.error_message == "ended by a cancellation"
 
 
-@pytest.mark.slow
 async def test_sigterm_records_the_failure(
     storage: StorageSettings, service: Flaky, tmp_path: Path, forks: Forks
 ) -> None:

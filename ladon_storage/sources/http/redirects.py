@@ -33,7 +33,8 @@ def redirected(transport: HttpTransport, request: Request, location: str, origin
         SourceError: It leads to an invalid or forbidden address, or the request was a POST.
     """
     try:
-        target = request.url.join(URL(location))
+        # As text in between: what yarl takes from a path with "://" in it is not quoted again.
+        target = URL(str(request.url.join(URL(location))))
         check_url(str(target))
     except ValueError:
         target = None
