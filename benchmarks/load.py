@@ -48,6 +48,8 @@ def watermarks(number: int, methods: Sequence[str]) -> Requests:
 
     etag = yield write()
     for method in cycle(methods):
+        if method == "CAS" and not etag:
+            raise RuntimeError("an answer has no version tag, so the next write has no condition")
         etag = yield read if method == "GET" else write(etag if method == "CAS" else "")
 
 
@@ -103,13 +105,19 @@ class Connection:
 
 
 def _etag(head: bytes) -> str:
-    _, name, rest = head.partition(b"\r\nETag: ")
-    return rest.partition(b"\r\n")[0].decode() if name else ""
+    found = _header(head, b"etag")
+    return "" if found is None else found.decode()
 
 
 def _content_length(head: bytes) -> int | None:
-    _, name, rest = head.lower().partition(b"content-length:")
-    return int(rest.partition(b"\r\n")[0]) if name else None
+    found = _header(head, b"content-length")
+    return None if found is None else int(found)
+
+
+def _header(head: bytes, name: bytes) -> bytes | None:
+    # The case of both is kept: a version tag in lower case would be another one.
+    place = head.lower().find(b"\r\n%b:" % name)
+    return None if place < 0 else head[place + 3 + len(name) :].partition(b"\r\n")[0].strip()
 
 
 def ask(connections: Sequence[Connection], seconds: float) -> None:

@@ -4,6 +4,8 @@
 - Each statement ends in bounded time. At its end the socket is shut down rather than the statement
   cancelled: a server that hangs answers no cancellation, and a commit must not be cancelled while
   it waits for a standby.
+- A write is judged by what this service wrote last, if it did. The statement refuses it where
+  something else is stored, and only then is that read.
 - A read whose connection was lost is made again over another one. A write is not: it may be stored.
   Its caller sends it again, and the store recognises it.
 - Tokens are kept in memory, and read again every second: each request needs them.
@@ -26,7 +28,7 @@ import psycopg
 import psycopg_pool
 from psycopg_pool import AsyncConnectionPool
 
-from ladon_storage.errors import DatabaseError, WatermarkConflictError
+from ladon_storage.errors import DatabaseError, WatermarkConflictError, WatermarkInFutureError
 from ladon_storage.models import Watermark
 from ladon_storage.server import retention
 from ladon_storage.server.access import Token
@@ -78,6 +80,8 @@ TOKENS_SECONDS = 1.0
 """The time between two reads of the tokens: how long a revoked one still holds."""
 TOKENS_AGE_SECONDS = 15.0
 """The age at which tokens that could not be read again admit no request."""
+MOST_IN_MIND = 1_000
+"""The most watermarks that are kept in mind after a write."""
 LEAST_CONNECTIONS, MOST_CONNECTIONS = 2, 20
 """The connections of one service, besides at most two that scan."""
 
@@ -106,7 +110,8 @@ class PostgresqlBackend:
         self._draining: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._writing: set[asyncio.Task[Written]] = set()
+        self._writing: set[asyncio.Future[Any]] = set()
+        self._in_mind: dict[str, Watermark] = {}
         self._reads = GatheredReads(lambda names: self._fetch(SELECT, (names,)))
         self._writes = GatheredWrites(self._store)
         self._closed = False
@@ -150,8 +155,9 @@ class PostgresqlBackend:
     async def close(self) -> None:
         """Finish the writes that wait, and close the connections."""
         self._closed = True
-        if self._writing:
+        while self._writing:  # one that is judged again is another one
             await asyncio.wait(self._writing)
+        await self._writes.end()
         if self._draining is not None:
             await self._draining
         self._renewing.cancel()
@@ -173,11 +179,18 @@ class PostgresqlBackend:
         """Store a change durably, or raise the rule's refusal."""
         if self._closed:
             raise DatabaseError("The database is closed; start the service again.")
+        deadline = self._loop.time() + SECONDS
+        is_free = write.source_id not in self._turns
+        turn = self._turn(write.source_id)
+        if is_free and (change := self._judged_in_mind(write)) is not None:
+            await turn.acquire()  # at once
+            end = partial(self._end, write.source_id, note, turn)
+            written = await self._until_end(self._writes.write(change, deadline, end))
+            if written is not None:
+                return written
         # In a task of its own: a caller that is cancelled does not cancel the statement.
-        task = asyncio.create_task(self._write(write, note))
-        self._writing.add(task)
-        task.add_done_callback(self._end)
-        return await asyncio.shield(task)
+        task = asyncio.create_task(self._write(write, note, turn, deadline))
+        return await asyncio.shield(self._until_end(task))
 
     async def scan(self, read: Callable[[Any], T], *, prunes: bool = False) -> T:
         """Return what a function reads, in another thread."""
@@ -220,32 +233,62 @@ class PostgresqlBackend:
         except psycopg.Error as error:
             raise unstored(error) from error
 
-    async def _write(self, write: Write, note: Note) -> Written:
-        deadline = self._loop.time() + SECONDS
-        written = None
-        async with self._turn(write.source_id, deadline):
-            while written is None:
+    def _judged_in_mind(self, write: Write) -> Change | None:
+        """Judge a write by what was written last here, and return its change.
+
+        ``None``: what is stored must be read, as it decides, or gives the reason of a refusal.
+        """
+        before = self._in_mind.pop(write.source_id, None)
+        if before is None:
+            return None
+        try:
+            line = write.judge(before)
+        except (WatermarkConflictError, WatermarkInFutureError):
+            return None
+        if line is None or line.after is None:
+            return None
+        return Change(write.source_id, before, line)
+
+    async def _write(
+        self, write: Write, note: Note, turn: asyncio.Lock, deadline: float
+    ) -> Written:
+        async with self._taken(turn, deadline):
+            while True:
                 row = await self.read(write.source_id)
                 before = None if row is None else to_watermark(row)
                 line = await self._judged(write, before)
+                end = partial(self._end, write.source_id, note, None)
                 if line is None:
-                    written = Written(before, before)
-                    break
+                    end(unchanged := Written(before, before))
+                    return unchanged
                 change = Change(write.source_id, before, line)
                 if change.replaces:
-                    written = await self._writes.write(change, deadline)
+                    written = await self._writes.write(change, deadline, end)
                 else:
                     async with self._lent(deadline, writes=True) as connection:
                         written = await stored(connection, change)
-                if written is None and self._loop.time() >= deadline:
+                    end(written)
+                if written is not None:
+                    return written
+                if self._loop.time() >= deadline:
                     raise DatabaseError(
                         "The database did not store the change: other writes of its source were "
                         "faster; try again later."
                     )
-        note(written)
-        if written.after is not None:
-            self._servers.acknowledge(version_of(written.after))
-        return written
+
+    def _end(self, source_id: str, note: Note, turn: asyncio.Lock | None, outcome: Outcome) -> None:
+        """Note a change that was stored, and keep in mind what is stored now."""
+        if turn is not None:
+            turn.release()
+        if not isinstance(outcome, Written):
+            return
+        note(outcome)
+        if outcome.after is None:
+            return
+        self._servers.acknowledge(version_of(outcome.after))
+        if len(self._in_mind) >= MOST_IN_MIND:
+            self._in_mind.clear()
+        self._in_mind[source_id] = outcome.after
 
     async def _store(self, changes: Sequence[Change], deadline: float) -> Sequence[Outcome]:
         async with self._lent(deadline, writes=True) as connection:
@@ -263,32 +306,38 @@ class PostgresqlBackend:
                     return None
             raise
 
-    def _end(self, task: asyncio.Task[Written]) -> None:
-        self._writing.discard(task)
-        if not task.cancelled():
-            task.exception()  # of a caller that does not wait any more
+    def _until_end(self, writing: asyncio.Future[T]) -> asyncio.Future[T]:
+        """Return it, for which `close` waits."""
+        self._writing.add(writing)
+        writing.add_done_callback(self._forget)
+        return writing
+
+    def _forget(self, writing: asyncio.Future[Any]) -> None:
+        self._writing.discard(writing)
+        if not writing.cancelled():
+            writing.exception()  # of a caller that does not wait any more
+
+    def _turn(self, source_id: str) -> asyncio.Lock:
+        """Return what one write of a source holds at a time: the others would be judged again."""
+        turn = self._turns.get(source_id)
+        if turn is None:
+            turn = self._turns[source_id] = asyncio.Lock()
+        return turn
 
     @asynccontextmanager
-    async def _turn(self, source_id: str, deadline: float) -> AsyncIterator[None]:
-        """Let one write of this process at a time be judged: the others would be judged again."""
-        lock = self._turns.get(source_id)
-        if lock is None:
-            lock = self._turns[source_id] = asyncio.Lock()
-        if lock.locked():
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await lock.acquire()
-            except TimeoutError:
-                raise DatabaseError(
-                    "The database did not store the change: other writes of its source wait for "
-                    "it, too; try again later."
-                ) from None
-        else:
-            await lock.acquire()
+    async def _taken(self, turn: asyncio.Lock, deadline: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await turn.acquire()
+        except TimeoutError:
+            raise DatabaseError(
+                "The database did not store the change: other writes of its source wait for "
+                "it, too; try again later."
+            ) from None
         try:
             yield
         finally:
-            lock.release()
+            turn.release()
 
     @asynccontextmanager
     async def _lent(

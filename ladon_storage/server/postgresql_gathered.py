@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import copy_context
 
 from ladon_storage.errors import DatabaseError
 from ladon_storage.server.backend import Row
 from ladon_storage.server.changes import Written
+from ladon_storage.server.logs import in_one_write
 from ladon_storage.server.postgresql_writes import Change
 
 MOST_READERS, MOST_READ = 2, 100
@@ -20,7 +22,7 @@ MOST_WRITERS, MOST_WRITTEN = 3, 100
 """The statements at one time that replace watermarks, and the watermarks of one."""
 
 Outcome = Written | DatabaseError | None
-_Waiting = tuple[Change, float, "asyncio.Future[Written | None]"]
+_Waiting = tuple[Change, float, Callable[[Outcome], object], "asyncio.Future[Written | None]"]
 _Wanted = tuple[str, "asyncio.Future[Row | None]"]
 
 
@@ -91,18 +93,34 @@ class GatheredWrites:
         self._waiting: list[_Waiting] = []
         self._writers: set[asyncio.Task[None]] = set()
 
-    async def write(self, change: Change, deadline: float) -> Written | None:
+    def write(
+        self, change: Change, deadline: float, end: Callable[[Outcome], object]
+    ) -> asyncio.Future[Written | None]:
         """Store a change; ``None``: another write was faster.
+
+        Cancelling the caller does not revert the change.
+
+        Args:
+            change: The change.
+            deadline: Until when.
+            end: Called with what came of it, in its caller's context, whether or not that one
+                still waits; those of a statement one after another. It must not raise.
 
         Raises:
             DatabaseError: It is not stored, or its error says that this is not known.
         """
         future: asyncio.Future[Written | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((change, deadline, future))
+        context = copy_context()
+        self._waiting.append((change, deadline, lambda outcome: context.run(end, outcome), future))
         if len(self._writers) < MOST_WRITERS:
             writer = asyncio.create_task(self._work())
             self._writers.add(writer)
-        return await future
+        return future
+
+    async def end(self) -> None:
+        """Wait until all changes have ended."""
+        while self._writers:
+            await asyncio.wait(self._writers)
 
     async def _work(self) -> None:
         try:
@@ -115,13 +133,16 @@ class GatheredWrites:
             _leave(self._writers)
 
     async def _answer(self, waiting: list[_Waiting]) -> None:
-        changes = [change for change, _, _ in waiting]
+        changes = [change for change, _, _, _ in waiting]
         try:
-            outcomes = await self._store(changes, min(deadline for _, deadline, _ in waiting))
+            outcomes = await self._store(changes, min(deadline for _, deadline, _, _ in waiting))
         except Exception as error:  # each of them must be answered
             outcomes = [DatabaseError(str(error))] * len(waiting)
-        for (_, _, future), outcome in zip(waiting, outcomes, strict=True):
-            if future.done():  # its loop ends
+        with in_one_write():
+            for (_, _, end, _), outcome in zip(waiting, outcomes, strict=True):
+                end(outcome)
+        for (_, _, _, future), outcome in zip(waiting, outcomes, strict=True):
+            if future.done():  # its caller was cancelled
                 continue
             if isinstance(outcome, DatabaseError):
                 future.set_exception(DatabaseError(str(outcome)))

@@ -1,6 +1,6 @@
 """Writes in PostgreSQL, stored by one statement after the store's rule has judged them.
 
-- The statement stores a watermark and its line of history if the version is still the one that was
+- The statement stores a watermark and its line of history if what is stored is still what was
   judged. It is a transaction of its own, with the row's lock. No service holds a lock while it
   judges a write, so none can leave one behind.
 - Writes of several sources that are made at the same time share one, as they share a disk's flush:
@@ -31,6 +31,7 @@ from ladon_storage.server.rows import (
     folded,
     from_line,
     from_watermark,
+    to_microseconds,
     version_of,
 )
 
@@ -61,9 +62,13 @@ _RECORD = (
 # A source that is not there has no row to lock. Its version must be drawn after that of the
 # deletion before it, which is why both take this lock before they draw.
 _HELD = f"held AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended(%s, {_LOCK})))"
+# A version that was lost in a failover may have been given to another change. The timestamp is
+# compared, too, so that no watermark goes back by what was judged before.
 REPLACE = (
     f"WITH written AS (UPDATE watermarks SET version = {_NEXT_VERSION}, {_SET} "  # noqa: S608
-    f"WHERE source_id = %s AND version = %s RETURNING version) {_RECORD}"
+    "WHERE source_id = %s AND version = %s "
+    "AND last_successful_timestamp IS NOT DISTINCT FROM %s::bigint "
+    f"RETURNING version) {_RECORD}"
 )
 _CREATE = (
     f"WITH {_HELD}, written AS ("  # noqa: S608 - constants
@@ -89,7 +94,9 @@ _GIVEN = ", ".join(
 _REPLACE_ALL = (
     f"WITH given AS (SELECT * FROM json_to_recordset(%s::json) AS given({_GIVEN})), "  # noqa: S608
     "held AS MATERIALIZED (SELECT given.* FROM given JOIN watermarks USING (source_id) "
-    "WHERE watermarks.version = given.before ORDER BY source_id FOR UPDATE OF watermarks), "
+    "WHERE watermarks.version = given.before "
+    "AND watermarks.last_successful_timestamp IS NOT DISTINCT FROM given.h_from_timestamp "
+    "ORDER BY source_id FOR UPDATE OF watermarks), "
     f"written AS (UPDATE watermarks SET version = {_NEXT_VERSION}, "
     f"{', '.join(f'{name} = held.w_{name}' for name in _FIELDS)} FROM held "
     "WHERE watermarks.source_id = held.source_id AND watermarks.version = held.before "
@@ -136,16 +143,16 @@ async def stored(connection: ServiceConnection, change: Change) -> Written | Non
     Raises:
         DatabaseError: It is not stored, or its error says that this is not known.
     """
-    source_id, before, line = change
-    change = Change(source_id, before, line := _kept(line))
+    change = _kept(change)
     try:
         rows = await _answered(connection, *_single(change))
     except (psycopg.Error, ValueError) as error:  # or a text that is none
         raise unstored(error) from error
     if not rows:
         return None
-    after = line.after
-    return Written(before, None if after is None else after.with_etag(f'"{rows[0][0]}"'))
+    if change.line.after is None:
+        return Written(change.before, None)
+    return _written(change, rows[0][0])
 
 
 async def stored_together(
@@ -159,7 +166,7 @@ async def stored_together(
     outcomes: list[Written | DatabaseError | None] = []
     if len(changes) > 1:
         try:
-            changes = [each._replace(line=_kept(each.line)) for each in changes]
+            changes = [_kept(each) for each in changes]
             texts = [to_json(_fields(each)) for each in changes]
         except ValueError:
             pass  # one of them is no text: it is found out below
@@ -206,8 +213,11 @@ async def _outcome(connection: ServiceConnection, change: Change) -> Written | D
 
 def _written(change: Change, version: int | None) -> Written | None:
     after = change.line.after
-    assert after is not None  # noqa: S101 - it replaces a watermark
-    return None if version is None else Written(change.before, after.with_etag(f'"{version}"'))
+    assert after is not None  # noqa: S101 - it leaves a watermark
+    if version is None:
+        return None
+    after.tag(f'"{version}"')
+    return Written(change.before, after)
 
 
 async def _answered(connection: ServiceConnection, query: str, values: Sequence[Any]) -> list[Row]:
@@ -254,18 +264,23 @@ def _single(change: Change) -> tuple[str, tuple[Any, ...]]:
     fields = from_watermark(line.after)
     if before is None:
         return _CREATE, (source_id, source_id, folded(source_id), *fields, *recorded)
-    return REPLACE, (*fields, source_id, version_of(before), *recorded)
+    judged = to_microseconds(before.last_successful_timestamp)
+    return REPLACE, (*fields, source_id, version_of(before), judged, *recorded)
 
 
-def _kept(line: Line) -> Line:
-    """Return a line as PostgreSQL can keep it."""
-    texts = {name: storable(getattr(line, name)) for name in ("actor", "run_id", "reason")}
-    after = line.after
+def _kept(change: Change) -> Change:
+    """Return a change as PostgreSQL can keep it."""
+    line, after = change.line, change.line.after
+    texts = [line.actor, line.run_id, line.reason]
     if after is not None:
-        fields = {name: getattr(after, name) for name in ("error_message", "run_id")}
-        kept = {name: storable(value) for name, value in fields.items()}
-        after = after if kept == fields else after.model_copy(update=kept)
-    return line._replace(after=after, **texts)
+        texts += [after.error_message, after.run_id]
+    if not any(text and "\0" in text for text in texts):
+        return change
+    fields = {name: storable(getattr(line, name)) for name in ("actor", "run_id", "reason")}
+    if after is not None:
+        kept = {name: storable(getattr(after, name)) for name in ("error_message", "run_id")}
+        after = after.model_copy(update=kept)
+    return change._replace(line=line._replace(after=after, **fields))
 
 
 def unread(error: Exception) -> DatabaseError:

@@ -8,7 +8,10 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -149,6 +152,30 @@ async def test_load_counts_answers_and_writes_and_reads_in_turn(
         assert methods == (["PUT", "GET"] * len(methods))[: len(methods)]
 
 
+async def test_load_of_conditional_writes_names_the_version_of_each_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the case of the header is; without a version there is no figure."""
+    named: dict[str, list[str | None]] = {}
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        conditions = named.setdefault(request.path, [])
+        conditions.append(request.headers.get("If-Match"))
+        return web.Response(headers={"eTaG": f'"V{len(conditions)}"'})
+
+    monkeypatch.setattr(load, "WARM_UP_SECONDS", 0.0)
+    await loaded(answer, "CAS")
+    for conditions in named.values():
+        assert len(conditions) > 2
+        assert conditions == [None, *(f'"V{number}"' for number in range(1, len(conditions)))]
+
+    async def answer_without_version(_: web.Request) -> web.StreamResponse:
+        return web.Response()
+
+    with pytest.raises(RuntimeError, match="no version tag"):
+        await loaded(answer_without_version, "CAS")
+
+
 @pytest.mark.parametrize("status", [204, 404, 409, 500])
 async def test_load_that_meets_a_refusal_gives_no_figure(
     status: int, capsys: pytest.CaptureFixture[str]
@@ -181,7 +208,9 @@ def test_backfill_is_measured_with_one_worker_and_with_eight() -> None:
     assert "at most 0.17" in printed
 
 
-async def loaded(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+async def loaded(
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]], *methods: str
+) -> None:
     """Run the load against a server in this process, with two connections."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
@@ -189,7 +218,14 @@ async def loaded(answer: Callable[[web.Request], Awaitable[web.StreamResponse]])
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        await asyncio.to_thread(load.main, [runner.addresses[0][1]], connections=2, seconds=0.1)
+        port = runner.addresses[0][1]
+        # A clock that each look at it moves: so many answers, however slow the machine is.
+        clock = SimpleNamespace(
+            perf_counter=partial(next, count(0, 0.001)), process_time=time.process_time
+        )
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(load, "time", clock)
+            await asyncio.to_thread(load.main, [port], 2, 0.1, methods or ("GET", "PUT"))
     finally:
         await runner.cleanup()
 

@@ -15,12 +15,18 @@ from psycopg.conninfo import conninfo_to_dict
 
 from ladon_storage.cli import doctor
 from ladon_storage.errors import ConfigurationError, DatabaseError, WatermarkConflictError
-from ladon_storage.models import Precondition, WatermarkUpdate
-from ladon_storage.server import postgresql, postgresql_schema, postgresql_writes
+from ladon_storage.models import Precondition, WatermarkStatus, WatermarkUpdate
+from ladon_storage.server import (
+    postgresql,
+    postgresql_gathered,
+    postgresql_schema,
+    postgresql_writes,
+)
 from ladon_storage.server.access import add_token, revoke_token
 from ladon_storage.server.database import migrations as sqlite_migrations
 from ladon_storage.server.postgresql_schema import address_of, migrate, migrations, opened
 from ladon_storage.server.postgresql_servers import MOST_ABANDONED, Servers
+from ladon_storage.server.rows import to_microseconds
 from ladon_storage.server.store import WatermarkDatabase
 from tests.cut_proxy import CutProxy
 from tests.postgres import PostgresServer, running
@@ -218,11 +224,13 @@ async def test_changes_that_share_a_statement_have_outcomes_of_their_own(
         for each in range(40)
     ]
     await store.put("s7", update(2))  # another writer is faster
+    await asyncio.gather(*(store.put(f"d{each}", update(1)) for each in range(5)))
     postgres.execute(
         "ALTER TABLE ladon_storage.watermarks ADD CONSTRAINT refused "
         "CHECK (source_id <> 's11' OR run_id IS NULL)",
         name,
     )
+    deletions = asyncio.gather(*(store.delete(f"d{each}") for each in range(5)))
     try:
         outcomes = await asyncio.gather(
             *(
@@ -233,6 +241,8 @@ async def test_changes_that_share_a_statement_have_outcomes_of_their_own(
         )
     finally:
         postgres.execute("ALTER TABLE ladon_storage.watermarks DROP CONSTRAINT refused", name)
+    assert all(await deletions)
+    assert not (await store.page(prefix="d")).watermarks
     for each, outcome in enumerate(outcomes):
         assert (await store.history(f"s{each}")).changes
         if each == 7:
@@ -429,7 +439,7 @@ async def test_read_only_database_is_unhealthy_and_reads(
 
 def _end_backends(postgres: PostgresServer, name: str) -> None:
     postgres.execute(
-        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
     )
 
 
@@ -722,6 +732,77 @@ async def test_tokens_that_cannot_be_read_any_more_admit_no_request(
         assert "operator" not in answer.text
 
 
+async def test_write_of_the_version_that_was_written_last_needs_no_read(
+    empty_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service judges by what it wrote itself, and by what is stored where that is another one."""
+    one, two = [await WatermarkDatabase.open(empty_postgres) for _ in range(2)]
+    reads: list[str] = []
+    read = postgresql.PostgresqlBackend.read
+
+    async def counted(self: postgresql.PostgresqlBackend, source_id: str) -> Any:
+        reads.append(source_id)
+        return await read(self, source_id)
+
+    first = (await one.put("kev", update(1))).watermark
+    monkeypatch.setattr(postgresql.PostgresqlBackend, "read", counted)
+    second = (await one.put("kev", update(2), Precondition.unchanged(first))).watermark
+    third = (await one.put("kev", update(3), Precondition.unchanged(second))).watermark
+    assert not reads
+    assert await one.get("kev") == third
+    assert (await one.history("kev")).changes[0].from_timestamp == update(2).timestamp
+    reads.clear()
+    with pytest.raises(WatermarkConflictError, match="an operator can move it back"):
+        await one.put("kev", update(1), Precondition.unchanged(third))
+    with pytest.raises(WatermarkConflictError, match="not at version"):
+        await one.put("kev", update(4), Precondition.unchanged(second))
+    fourth = (await two.put("kev", update(4, "r4"), Precondition.unchanged(third))).watermark
+    assert (await one.get("kev")) == fourth
+    with pytest.raises(WatermarkConflictError, match="run 'r4' was faster"):
+        await one.put("kev", update(5), Precondition.unchanged(third))
+    fifth = (await one.put("kev", update(5), Precondition.unchanged(fourth))).watermark
+    await two.delete("kev")
+    with pytest.raises(WatermarkConflictError, match="not stored"):
+        await one.put("kev", update(6), Precondition.unchanged(fifth))
+    assert len(reads) == 8
+    assert (await one.put("kev", update(7))).created
+    await one.put("kev", update(8))
+    assert await one.delete("kev")
+    assert (await one.put("kev", update(6))).created
+    await two.put("kev", update(9))
+    await one.put("kev", update(10))
+    actions = [each.action.value for each in (await one.history("kev")).changes]
+    assert actions == ["put"] * 3 + ["delete"] + ["put"] * 2 + ["delete"] + ["put"] * 5
+    await one.close()
+    await two.close()
+
+
+@pytest.mark.parametrize("others", [0, 3])
+async def test_version_that_a_failover_gave_to_another_change_is_judged_again(
+    postgres: PostgresServer, empty_postgres: str, others: int
+) -> None:
+    """Nobody's later watermark goes back by what a service wrote to the server before."""
+    store = await WatermarkDatabase.open(empty_postgres)
+    names = ["kev", *(f"s{each}" for each in range(others))]
+    seen = [(await store.put(name, update(5))).watermark for name in names]
+    postgres.execute(
+        "UPDATE ladon_storage.watermarks SET last_successful_timestamp = "
+        f"{to_microseconds(update(9).timestamp)} WHERE source_id = 'kev'",
+        empty_postgres.rpartition("/")[2],
+    )
+    outcomes = await asyncio.gather(
+        *(
+            store.put(name, update(7), Precondition.unchanged(each))
+            for name, each in zip(names, seen, strict=True)
+        ),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[0], WatermarkConflictError)
+    assert "later than" in str(outcomes[0])
+    assert not any(isinstance(each, BaseException) for each in outcomes[1:])
+    await store.close()
+
+
 @pytest.mark.parametrize("text", ["a\0b", "\0"])
 async def test_text_that_postgresql_cannot_keep_is_stored_with_a_mark(
     empty_postgres: str, text: str
@@ -748,21 +829,45 @@ async def test_cancelled_caller_cancels_no_write(empty_postgres: str) -> None:
             await asyncio.sleep(0)
         put.cancel()
         await asyncio.wait([put])
+    failed = WatermarkUpdate(timestamp=update(1).timestamp, status="failed", error_message="late")
+    stored = (await store.put("kev", update(1))).watermark
+    for number in range(20):
+        put = asyncio.create_task(store.put("kev", failed, Precondition.unchanged(stored)))
+        for _ in range(number):
+            await asyncio.sleep(0)
+        put.cancel()
+        await asyncio.wait([put])
+        stored = (await store.put("kev", update(2 + number))).watermark
     await store.close()
     again = await WatermarkDatabase.open(empty_postgres)
     kept = {each.source_id for each in (await again.page()).watermarks}
     for number in range(20):
         name = f"s{number}"
         assert len((await again.history(name)).changes) == (name in kept)
+    lines = [each.status for each in (await again.history("kev")).changes]
+    assert lines.count(WatermarkStatus.SUCCESS) == 21
+    assert lines.count(WatermarkStatus.FAILED) > 1  # nobody waited for them
     await again.close()
 
 
-async def test_closed_database_takes_no_write(empty_postgres: str) -> None:
+async def test_closed_database_takes_no_write(
+    empty_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every write that was accepted is stored when the database is closed, and none after."""
     store = await WatermarkDatabase.open(empty_postgres)
     writes = [asyncio.create_task(store.put(f"s{n}", update(1))) for n in range(40)]
     await asyncio.sleep(0)
     await store.close()
     assert all([(await write).created for write in writes])
+    store = await WatermarkDatabase.open(empty_postgres)
+    monkeypatch.setattr(postgresql_gathered, "MOST_WRITTEN", 4)
+    for turn in (2, 3):  # the second time, each is judged by what was written before
+        writes = [asyncio.create_task(store.put(f"s{n}", update(turn))) for n in range(40)]
+        if turn == 2:
+            await asyncio.gather(*writes)
+    await asyncio.sleep(0)
+    await store.close()
+    for write in writes:
+        assert (await write).watermark.last_successful_timestamp == update(3).timestamp
     with pytest.raises(DatabaseError, match="closed"):
         await store.put("late", update(1))

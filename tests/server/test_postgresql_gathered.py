@@ -77,22 +77,27 @@ async def test_write_that_arrives_as_all_writers_end_is_answered() -> None:
             await gate[-1]
         return [Written(each.before, each.before) for each in changes]
 
+    ended: list[Outcome] = []
     writes = GatheredWrites(store)
     january = datetime(2024, 1, 1, tzinfo=UTC)
     before = Watermark(source_id="kev", last_successful_timestamp=january)
     change = Change("kev", before, Line(ChangeAction.PUT, january, before))
 
+    async def write() -> Written | None:
+        return await writes.write(change, 1.0, ended.append)
+
     async def twice() -> list[Written | None]:
-        return [await writes.write(change, 1.0), await writes.write(change, 1.0)]
+        return [await write(), await write()]
 
     first = asyncio.create_task(twice())
     await until_all_work(gate, 1)
     others = []
     for number in range(1, MOST_WRITERS):
-        others.append(asyncio.create_task(writes.write(change, 1.0)))
+        others.append(asyncio.create_task(write()))
         await until_all_work(gate, number + 1)
     for each in gate:
         each.set_result(None)
     async with asyncio.timeout(2):
         assert await first == [Written(before, before)] * 2
         assert await asyncio.gather(*others) == [Written(before, before)] * (MOST_WRITERS - 1)
+    assert ended == [Written(before, before)] * (MOST_WRITERS + 1)
