@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -221,7 +223,10 @@ async def test_scrape_of_many_sources_stays_small(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_scrape_of_a_hundred_thousand_sources_is_small_and_quick(tmp_path: Path) -> None:
-    """Of 100,000 sources a scrape is under 1 MiB, and takes under 0.3 s of the processor."""
+    """Of 100,000 sources a scrape is under 1 MiB, and costs little more than fetching their rows.
+
+    That is 0.11 s of the processor on a machine that needs as long for the rows, and so under 0.3 s.
+    """
     file = tmp_path / "watermarks.db"
     store = await WatermarkDatabase.open(file)
     long_ago = WatermarkUpdate(timestamp=datetime(2025, 1, 1, tzinfo=UTC))
@@ -231,12 +236,15 @@ async def test_scrape_of_a_hundred_thousand_sources_is_small_and_quick(tmp_path:
         )
     await store.close()
     async with embedded_service(file) as address, calling(address) as call:
-        seconds = []
+        beside_rows = []
         for _ in range(3):
             before = time.process_time()
             scrape = await call("GET", "/metrics")
-            seconds.append(time.process_time() - before)
+            scraped = time.process_time()
             assert len(scrape.text.encode()) < 1 << 20
-        assert sorted(seconds)[1] < 0.3
+            with closing(sqlite3.connect(file)) as connection:
+                assert len(connection.execute("SELECT * FROM watermarks").fetchall()) == 100_000
+            beside_rows.append((scraped - before) / (time.process_time() - scraped))
+        assert sorted(beside_rows)[1] < 2.5
         numbers = await samples(call, "storage_service_sources")
         assert sum(numbers.values()) == 100_000
