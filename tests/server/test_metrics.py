@@ -225,7 +225,7 @@ async def test_scrape_of_many_sources_stays_small(tmp_path: Path) -> None:
 async def test_scrape_of_a_hundred_thousand_sources_is_small_and_quick(tmp_path: Path) -> None:
     """Of 100,000 sources a scrape is under 1 MiB, and costs little more than fetching their rows.
 
-    That is 0.11 s of the processor on a machine that needs as long for the rows, and so under 0.3 s.
+    On a machine that fetches them in 0.11 s, that is under 0.3 s of the processor.
     """
     file = tmp_path / "watermarks.db"
     store = await WatermarkDatabase.open(file)
