@@ -134,7 +134,7 @@ ACTS: dict[str, Callable[[Path], Any]] = {
     "repair": lambda lake: owned(lake).repair(),
 }
 ALL_ACTS = [list(ACTS), list(reversed(ACTS))]
-STRANGE = "a b/ü%=?#"
+STRANGE = "a b/ü%=?#\u2028"
 
 
 def owners() -> Iterator[Any]:
