@@ -14,7 +14,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableSequence,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -52,7 +60,7 @@ class Compared:
         superseded: Records for which there is a later one.
     """
 
-    new: list[Record] = field(default_factory=list)
+    new: MutableSequence[Record] = field(default_factory=list)
     changed: list[Record] = field(default_factory=list)
     superseded: list[Record] = field(default_factory=list)
 
