@@ -25,6 +25,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal, Protocol, TypeVar
@@ -140,6 +141,7 @@ class Dialect(Protocol):
         ...
 
 
+@lru_cache(256)  # each sink makes a dozen
 def statement(template: str, table: str, keep: Keep, rule: Rule = "newer") -> str:
     """Return a statement about the table, whose name has been checked.
 
