@@ -22,8 +22,12 @@ _INTERVAL = 1_000_000
 _MOST = 10_000
 """The objects of one document that count: an interval has at least a hundred documents."""
 
+_BETWEEN_RUNS = 100_000
+"""The number of objects that short runs may pass over until all are searched."""
+
 _are_set_aside = False
 _passed_over = 0
+_passed_over_by_runs = 0
 
 
 @contextmanager
@@ -34,18 +38,31 @@ def objects_set_aside() -> Iterator[None]:
     process every few pages: an eighth of the cost of a first collection. Where another run or the
     program has frozen objects already, nothing is changed.
     """
-    global _are_set_aside
+    global _are_set_aside, _passed_over_by_runs
     # Counting takes as long as a scan: not once for each of many concurrent runs.
     if _are_set_aside or gc.get_freeze_count():
         yield
         return
+    _passed_over_by_runs += _unsearched()
     gc.freeze()
     _are_set_aside = True
     try:
         yield
     finally:
         _are_set_aside = False
+        _passed_over_by_runs += _unsearched()
         gc.unfreeze()
+        # What was frozen is old, and old objects are searched by a count that begins anew with each
+        # freeze: a program of nothing but short runs would never search them.
+        if _passed_over_by_runs >= _BETWEEN_RUNS and gc.isenabled():
+            _passed_over_by_runs = 0
+            gc.collect()
+
+
+def _unsearched() -> int:
+    """Return about how many objects were made since all were searched."""
+    (made, searched, searched_more), (most, often, _) = gc.get_count(), gc.get_threshold()
+    return made + most * (searched + often * searched_more)
 
 
 @contextmanager

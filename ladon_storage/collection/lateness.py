@@ -6,9 +6,10 @@ more room than one. A quantile is the upper bound of its bucket: it may be too h
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterable
 from datetime import timedelta
+from itertools import pairwise
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,14 +47,15 @@ class Lateness(BaseModel):
     @classmethod
     def of(cls, delays: Iterable[timedelta]) -> Self:
         """Return the histogram of delays; a record from the future is not late at all."""
-        counts, worst = [0] * (len(BOUNDS) + 1), None
-        for delay in delays:
-            seconds = max(delay.total_seconds(), 0.0)
-            counts[bisect_left(BOUNDS, seconds)] += 1
-            worst = seconds if worst is None else max(worst, seconds)
-        while counts and not counts[-1]:
+        seconds = sorted(map(timedelta.total_seconds, delays))
+        if not seconds:
+            return cls()
+        # Sorted, so that a bound is looked up among the delays: there are more of them.
+        passed = [0, *(bisect_right(seconds, bound) for bound in BOUNDS), len(seconds)]
+        counts = [after - before for before, after in pairwise(passed)]
+        while not counts[-1]:
             counts.pop()
-        return cls(counts=tuple(counts), worst_seconds=worst)
+        return cls(counts=tuple(counts), worst_seconds=max(seconds[-1], 0.0))
 
     @property
     def count(self) -> int:

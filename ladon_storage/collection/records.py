@@ -236,6 +236,20 @@ class Columns(MutableSequence[Record]):
             made._records = list(chain.from_iterable(several))
         return made
 
+    def at(self, places: Sequence[int]) -> Columns:
+        """Return the records at some places."""
+        made = Columns(
+            [self.ids[place] for place in places],
+            [self.timestamps[place] for place in places],
+            [self.payloads[place] for place in places],
+            [self.versions[place] for place in places],
+        )
+        if self._instants is not None:
+            made._instants = [self._instants[place] for place in places]
+        if self._records is not None:
+            made._records = [self._records[place] for place in places]
+        return made
+
     @property
     def instants(self) -> list[str]:
         """The timestamps as `instant_text` writes them."""

@@ -82,7 +82,8 @@ def sink_from(value: object, *, credentials: Mapping[str, str] | None = None) ->
     >>> sink_from({"url": "sqlite:///records.db", "keep": "all"})
     SqlSink('sqlite:///records.db', table='records', keep='all')
     """
-    if isinstance(value, Sink) and not isinstance(value, type):
+    # As for sources: to find that a dictionary is no sink takes as long as to make one.
+    if type(value) is not dict and isinstance(value, Sink) and not isinstance(value, type):
         return value
     if not isinstance(value, Mapping):
         raise ConfigurationError(

@@ -90,3 +90,19 @@ def test_cycles_that_are_set_aside_are_collected_in_a_long_run(
             cycles.add(Cycle())
             made()
         assert len(cycles) <= documents
+
+
+def test_cycles_of_many_short_runs_are_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run sets aside what the one before left, long before Python would search it."""
+    runs, each = 40, 100
+    monkeypatch.setattr(garbage, "_BETWEEN_RUNS", 10 * each)
+    monkeypatch.setattr(garbage, "_passed_over_by_runs", 0)
+    cycles = WeakSet[Cycle]()
+    for _ in range(runs):
+        for _ in range(each // 4):
+            cycles.add(Cycle())
+        with objects_set_aside():
+            for _ in range(each // 4):
+                cycles.add(Cycle())
+    assert len(cycles) <= runs * each // 4
+    assert not gc.get_freeze_count()

@@ -14,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ladon_storage.collection.json_values import Number, canonical_text, parse_json, without
-from ladon_storage.collection.records import Page, Record, Reject, joined_id, paged, versioned
+from ladon_storage.collection.records import (
+    Columns,
+    Page,
+    Record,
+    Reject,
+    joined_id,
+    paged,
+    versioned,
+)
 from ladon_storage.testing.doubles import at, record
 
 JSON = st.recursive(
@@ -331,3 +339,17 @@ def test_pages_are_cut_without_reading_ahead() -> None:
     assert [len(page.records) for page in pages] == [2, 1]
     assert list(paged([])) == []
     assert Page().records == []
+
+
+def test_columns_at_some_places_have_the_records_that_were_made() -> None:
+    """Records are told apart by their identity once they are objects."""
+    made = [record(str(number), number) for number in range(4)]
+    whole = Columns.of(made)
+    assert whole.instants[2] == "2024-01-01T00:02:00.000000+00:00"
+    some = whole.at([0, 2])
+
+    assert (some.ids, some.instants) == (["0", "2"], [whole.instants[0], whole.instants[2]])
+    assert [one is other for one, other in zip(some, (made[0], made[2]), strict=True)] == [True] * 2
+    unmade = Columns(whole.ids, whole.timestamps, whole.payloads, whole.versions)
+    assert unmade.at([0, 2]) == some
+    assert list(unmade.at([])) == []

@@ -134,7 +134,7 @@ ACTS: dict[str, Callable[[Path], Any]] = {
     "repair": lambda lake: owned(lake).repair(),
 }
 ALL_ACTS = [list(ACTS), list(reversed(ACTS))]
-STRANGE = "a b/ü%=?#"
+STRANGE = "a b/ü%=?#\u2028"
 
 
 def owners() -> Iterator[Any]:
@@ -564,6 +564,34 @@ async def test_look_at_the_log_stays_short(lake: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(delta_table.ManagedTable, "commit_text", note)
     await write(lake, "latest", [record("1", 1)], source_id="idle")
     assert len(looked) <= 8
+
+
+async def test_numbers_of_the_last_commits_are_read_once(
+    lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run searches the whole log only for what the last commits do not have."""
+    position = Position(timestamp=at(1), run_id="r", origin=at(0), document="0" * 29 + "f")
+    moved = position.model_copy(update={"timestamp": at(2)})
+    await write(lake, "latest", [record("1", 1)], position=position)
+    await write(lake, "latest", [record("2", 2)], position=moved)
+    asked: list[str] = []
+    real = DeltaTable.transaction_version
+
+    def note(self: DeltaTable, name: str) -> int | None:
+        asked.append(name)
+        return real(self, name)
+
+    monkeypatch.setattr(DeltaTable, "transaction_version", note)
+    found = await position_of(lake, "latest")
+    assert found is not None
+    assert (found.timestamp, found.origin, found.document) == (at(2), at(0), position.document)
+    unmoved = ("run", "origin", "document-1", "document-2")
+    assert set(asked) == {f"ladon-{each}:feed" for each in (*unmoved, "watermark")}
+    await write(lake, "latest", [record("3", 3)], source_id="other", position=moved)
+    asked.clear()
+    assert await position_of(lake, "latest") == found
+    assert "ladon-page:feed" in asked
+    assert "ladon-timestamp:feed" not in asked
 
 
 async def test_table_of_before_is_read_by_its_own_columns(lake: Path) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.protocols import Position
+from ladon_storage.collection.records import Columns, Page, Record
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sinks.sql import sqlite as sql_sqlite
@@ -406,6 +407,54 @@ async def test_page_is_looked_up_unless_the_one_before_was_all_new(path: Path, k
         (0, True, False),
         (0, True, False),
     ]
+
+
+async def test_page_after_a_position_is_looked_up_at_once(path: Path) -> None:
+    """Whether the source has rows is not asked; where it has none, the page is stored as well."""
+    statements: list[str] = []
+    async with sink(path) as target:
+        await target.write("feed", Page(), position=Position(timestamp=at(0)))
+    async with sink(path) as target:
+        trace(target, statements)
+        assert await target.position("feed") is not None
+        assert (await target.write("feed", Page([record("1", 1)]))).written == 1
+    asked = [each for each in statements if each.lstrip().startswith("SELECT")]
+    assert len([each for each in asked if "LEFT JOIN" in each]) == 1
+    assert len(asked) == 3  # with the position, and what the rows of the source are like
+
+
+async def test_known_records_of_a_page_become_no_objects(path: Path) -> None:
+    """Nor do its new ones, whose columns are stored as they are."""
+    made = [record(str(number), number) for number in range(4)]
+    those = Columns.of(made)
+    page = Columns(those.ids, those.timestamps, those.payloads, those.versions)
+    async with sink(path) as target:
+        await target.write("feed", Page(made[1:3]))
+        await target.write("feed", Page(made[1:3]))
+        result = await target.write("feed", Page(page))
+    assert page._records is None
+    assert isinstance(result.new, Columns)
+    assert (result.new.ids, result.changed) == (["0", "3"], [])
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_superseded_records_of_columns_are_objects_of_the_page(
+    path: Path, deleted: bool
+) -> None:
+    """By their identity the page tells what it says last of them."""
+    newer, other, new = record("1", 9, "newer"), record("2", 2), record("3", 3)
+    those = Columns.of([record("1", 1, "older"), other, new])
+    page = Columns(those.ids, those.timestamps, those.payloads, those.versions)
+    async with sink(path) as target:
+        await target.write("feed", Page([newer, other]))
+        if deleted:
+            with closing(sqlite3.connect(path, isolation_level=None)) as owner:
+                owner.execute("DELETE FROM records WHERE record_id = '1'")
+        await target.write("feed", Page([other]))
+        result = await target.write("feed", Page(page))
+    assert [each.record_id for each in result.new] == ["3"]
+    [superseded] = result.superseded
+    assert superseded is page[0]
 
 
 async def test_full_disk_is_said(path: Path) -> None:

@@ -24,6 +24,8 @@ from deltalake import DeltaTable
 _AS_THEY_ARE = "!$&'()+,-./:;=@_~"
 """Characters that the library does not encode in a name that it writes into the log."""
 
+_SOURCE = "partition.source_id"
+
 
 @dataclass(frozen=True, slots=True)
 class File:
@@ -76,14 +78,16 @@ class File:
 
 def files_of(log: DeltaTable, source_id: str, key: str, mark: str | None) -> list[File]:
     """Return the files of a source at the loaded version of a table."""
-    found = pa.table(log.get_add_actions(flatten=True))
-    if not found.num_rows:
+    actions = log.get_add_actions(flatten=True)
+    if not actions.num_rows:
         return []
-    found = found.filter(pc.equal(found["partition.source_id"], source_id))
     names = ["path", "size_bytes", "num_records", "partition.day"]
     names += [f"min.{key}", f"max.{key}", f"null_count.{mark}"]
+    there = set(actions.column_names)
+    # The others, three for each column of the table, are not converted.
+    found = pa.table(actions.select([_SOURCE, *(name for name in names if name in there)]))
+    found = found.filter(pc.equal(found[_SOURCE], source_id))
     nothing = [None] * found.num_rows
-    there = set(found.schema.names)
     columns = [found[name].to_pylist() if name in there else nothing for name in names]
     kept = _kept(log)
     return [

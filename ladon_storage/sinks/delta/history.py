@@ -192,7 +192,7 @@ class History:
     def _see(self, version: int, text: str, found: _Found, *, is_noted: bool) -> None:
         """Find the changes of another writer's commit."""
         actions: dict[str, list[dict[str, Any]]] = {"add": [], "remove": [], "commitInfo": []}
-        for line in text.splitlines():
+        for line in filter(str.strip, text.split("\n")):
             for kind, action in json.loads(line).items():
                 actions.get(kind, []).append(action)
         info = actions["commitInfo"][0] if actions["commitInfo"] else {}

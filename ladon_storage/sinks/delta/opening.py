@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.delta import disk
@@ -23,6 +25,7 @@ CHECKPOINT_COMMITS = 10
 
 # Not a property: the kernel refuses properties that it does not know.
 _MADE_BY = "Made by ladon-storage: "
+_TRANSACTION = '{"txn":'
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,12 @@ class TableOpener:
         """Its folder, or its address."""
         return self.location.address
 
-    @property
+    @cached_property
     def folder(self) -> Path | None:
         """The folder of the table, unless it is on an object storage."""
         return None if "://" in self.address else Path(self.address)
 
-    @property
+    @cached_property
     def uri(self) -> str:
         """The address as ``deltalake`` takes it."""
         return self.folder.as_uri() if self.folder else self.address
@@ -63,18 +66,20 @@ class TableOpener:
             SinkError: It is another program's, or one that the sink cannot write.
         """
         try:
-            log = self._load() if self._exists() else self._create()
-        except CommitFailedError:  # another run just created it
             log = self._load()
+        except TableNotFoundError:
+            self._refuse_what_is_there()
+            try:
+                log = self._create()
+            except CommitFailedError:  # another run just created it
+                log = self._load()
         self._check(log)
         return log
 
     def _load(self) -> DeltaTable:
         return DeltaTable(self.uri, storage_options=self.location.storage_options)
 
-    def _exists(self) -> bool:
-        if DeltaTable.is_deltatable(self.uri, self.location.storage_options):
-            return True
+    def _refuse_what_is_there(self) -> None:
         if self.folder and self.folder.exists():
             others = [path for path in self.folder.iterdir() if path.name != "_delta_log"]
             if others:
@@ -82,7 +87,6 @@ class TableOpener:
                     f"The folder {self.folder} of the sink contains other files, such as "
                     f"{others[0].name!r}. Use another address or table."
                 )
-        return False
 
     def _create(self) -> DeltaTable:
         if self.folder:
@@ -136,6 +140,14 @@ def naming(names: Mapping[str, int]) -> CommitProperties:
     return CommitProperties(
         app_transactions=[Transaction(name, number) for name, number in names.items()]
     )
+
+
+def numbers_in(commit: str) -> dict[str, int]:
+    """Return the application transactions in the log's text of a commit, by their names."""
+    # Not `splitlines`: a source's name may have another separator than a line feed.
+    lines = [line for line in commit.split("\n") if line.startswith(_TRANSACTION)]
+    told = [json.loads(line)["txn"] for line in lines]
+    return {each["appId"]: each["version"] for each in told}
 
 
 def kind_name(kind: str) -> str:

@@ -48,6 +48,7 @@ from ladon_storage.sinks.delta.opening import (
     TableOpener,
     kind_name,
     naming,
+    numbers_in,
 )
 
 # Cleaning lists the whole log: it happens now and then at the end of a run, not at each checkpoint.
@@ -90,6 +91,9 @@ class ManagedTable:
         self._options = location.storage_options
         self._folders: set[str] = set()
         self._listed: tuple[str, int, list[File]] | None = None
+        self._last_read: tuple[int, str | None] = (-1, None)
+        self._numbers: dict[int, dict[str, int]] = {}
+        """The numbers of the commits that were read since the last refresh, by their versions."""
         self._log = opener.open()
         self._note_columns()
         self._files: pafs.FileSystem = (
@@ -111,10 +115,18 @@ class ManagedTable:
     def refresh(self) -> None:
         """Load the commits of other writers."""
         self._log.update_incremental()
+        self._numbers.clear()
         self._note_columns()
 
     def transaction(self, name: str) -> int | None:
         """Return the last number committed under a name; ``None``: there is none."""
+        version = self.version
+        self.commit_text(version)
+        # The library would read the whole log for each name.
+        while (numbers := self._numbers.get(version)) is not None:
+            if name in numbers:
+                return numbers[name]
+            version -= 1
         return self._log.transaction_version(name)
 
     def transactions_at(self, version: int) -> Callable[[str], int | None]:
@@ -128,6 +140,14 @@ class ManagedTable:
 
     def commit_text(self, version: int) -> str | None:
         """Return the log's text of a commit; ``None``: it was cleaned up."""
+        if self._last_read[0] != version:
+            self._last_read = version, self._read_commit(version)
+        text = self._last_read[1]
+        if text is not None and version not in self._numbers:
+            self._numbers[version] = numbers_in(text)
+        return text
+
+    def _read_commit(self, version: int) -> str | None:
         try:
             with self._files.open_input_file(f"_delta_log/{version:020}.json") as stream:
                 return str(stream.read().decode())

@@ -110,17 +110,7 @@ def plan_of_new(columns: Columns, stored: pa.Table, deleted: pa.Table | None) ->
             places.append(place)
         elif version != columns.versions[place]:
             return None
-    return _plan_of_distinct(_taken(columns, places))
-
-
-def _taken(columns: Columns, places: Sequence[int]) -> Columns:
-    """Return the records at some places."""
-    return Columns(
-        [columns.ids[place] for place in places],
-        [columns.timestamps[place] for place in places],
-        [columns.payloads[place] for place in places],
-        [columns.versions[place] for place in places],
-    )
+    return _plan_of_distinct(columns.at(places))
 
 
 def plan_latest(records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None) -> Plan:

@@ -14,9 +14,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableSequence,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal, Protocol, TypeVar
@@ -52,7 +61,7 @@ class Compared:
         superseded: Records for which there is a later one.
     """
 
-    new: list[Record] = field(default_factory=list)
+    new: MutableSequence[Record] = field(default_factory=list)
     changed: list[Record] = field(default_factory=list)
     superseded: list[Record] = field(default_factory=list)
 
@@ -132,6 +141,7 @@ class Dialect(Protocol):
         ...
 
 
+@lru_cache(256)  # each sink makes a dozen
 def statement(template: str, table: str, keep: Keep, rule: Rule = "newer") -> str:
     """Return a statement about the table, whose name has been checked.
 

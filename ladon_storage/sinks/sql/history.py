@@ -80,7 +80,7 @@ class History:
     def settle(
         self,
         source_id: str,
-        added: list[Record],
+        added: Sequence[Record],
         compared: Compared,
         said: Mapping[str, Record],
         now: datetime,

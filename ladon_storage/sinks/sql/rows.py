@@ -107,13 +107,17 @@ class Rows:
             gone: dict[str, list[Deleted]] = {}
             if records:
                 are_marked, are_deleted, *rest = self._conditions(source_id)
+                if are_deleted:  # objects, by which those that are passed over are distinguished
+                    records = list(records)
                 compared = database.compare(connection, source_id, records, are_replaced=any(rest))
                 if are_deleted:
                     gone = self._deletions.of(
                         source_id, [*compared.new, *compared.changed, *compared.superseded]
                     )
                     compared = self._without(source_id, records, compared, gone)
-            unknown = [*compared.new, *compared.changed]
+            unknown: Sequence[Record] = compared.new
+            if compared.changed:
+                unknown = [*compared.new, *compared.changed]
             if self._keeps_all:
                 unknown = _distinct(unknown)
             superseded = last_said(records, compared.superseded)
@@ -122,12 +126,12 @@ class Rows:
                 return WriteResult(superseded=superseded)
             if not is_last:
                 database.begin_writing(connection, source_id)
-                ids = [each.record_id for each in compared.new]
-                if self._keeps_all and not database.are_unknown(connection, source_id, ids):
+                new_ids = Columns.of(compared.new).ids
+                if self._keeps_all and not database.are_unknown(connection, source_id, new_ids):
                     transaction.rollback()
                     return None
             if are_marked:
-                ids = [record.record_id for record in records]
+                ids = Columns.of(records).ids
                 database.set_removed(connection, source_id, ids, None)
             written, older = 0, []
             if unknown:
@@ -149,9 +153,11 @@ class Rows:
                 superseded = [each for each in superseded if id(each) not in made]
             superseded += last_said(records, older)
             self._write_beside(beside, with_position=not superseded)
-        new = latest(compared.new)
-        versions = {(each.record_id, each.version) for each in new}
-        changed = [each for each in unknown if (each.record_id, each.version) not in versions]
+        new, changed = compared.new, list[Record]()
+        if self._keeps_all or unknown is not new:
+            new = latest(new)
+            versions = {(each.record_id, each.version) for each in new}
+            changed = [each for each in unknown if (each.record_id, each.version) not in versions]
         # Fewer rows were written if another client writes without waiting for others.
         return WriteResult(new, [*changed, *again][: max(written - len(new), 0)], superseded)
 
@@ -250,6 +256,7 @@ class Rows:
             row = found.one_or_none()
         if row is None:
             return None
+        self._was_all_new = False  # a source with a position nearly always has rows
         # Positions of an older release have no such columns.
         return Position(**{k: v for k, v in row._asdict().items() if v is not None})
 

@@ -192,7 +192,7 @@ class Sqlite:
         if self._keep == "latest":
             records, are_new = self._without_known(connection, source_id, records)
             if are_new:
-                return Compared(new=list(records))
+                return Compared(new=Columns.of(records))
         page = _json([(each.record_id, each.version, each.timestamp) for each in records])
         asked = self._compared
         if self._keep == "all":
@@ -220,10 +220,12 @@ class Sqlite:
         page = orjson.dumps(dict(zip(columns.ids, columns.versions, strict=True))).decode()
         found, others = connection.exec_driver_sql(self._not_as_it_is, (page, source_id)).one()
         unknown = set(orjson.loads(found))
-        left = [each for each in records if each.record_id in unknown] if unknown else []
-        if len(left) != len(unknown):  # an id that SQLite does not give back as it is
+        places = [at for at, each in enumerate(columns.ids) if each in unknown] if unknown else []
+        if len(places) != len(unknown):  # an id that SQLite does not give back as it is
             return records, False
-        return left, not others
+        if others:  # objects, by which the page distinguishes them
+            return [records[place] for place in places], False
+        return columns if len(places) == len(columns) else columns.at(places), True
 
     def are_unknown(self, connection: Connection, source_id: str, ids: list[str]) -> bool:
         """Stop at the first existing row."""

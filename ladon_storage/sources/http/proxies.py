@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -23,7 +24,7 @@ _kept: ContextVar[dict[str, str] | None] = ContextVar("_kept", default=None)
 @contextmanager
 def proxies_kept() -> Iterator[None]:
     """Read the environment once for all runs in this context, since it may be large."""
-    token = _kept.set(getproxies_environment())
+    token = _kept.set(_read())
     try:
         yield
     finally:
@@ -32,7 +33,14 @@ def proxies_kept() -> Iterator[None]:
 
 def _proxies() -> dict[str, str]:
     kept = _kept.get()
-    return getproxies_environment() if kept is None else kept
+    return _read() if kept is None else kept
+
+
+def _read() -> dict[str, str]:
+    # The function goes through the whole environment twice, which nearly always names no proxy.
+    if not any(name[-6:].lower() == "_proxy" for name in os.environ):
+        return {}
+    return getproxies_environment()
 
 
 def proxy_of(url: URL) -> URL | None:
