@@ -25,7 +25,7 @@ CHECKPOINT_COMMITS = 10
 
 # Not a property: the kernel refuses properties that it does not know.
 _MADE_BY = "Made by ladon-storage: "
-_TRANSACTION = '{"txn":'
+_TRANSACTION = '"txn"'
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def naming(names: Mapping[str, int]) -> CommitProperties:
 def numbers_in(commit: str) -> dict[str, int]:
     """Return the application transactions in the log's text of a commit, by their names."""
     # Not `splitlines`: a source's name may have another separator than a line feed.
-    lines = [line for line in commit.split("\n") if line.startswith(_TRANSACTION)]
-    told = [json.loads(line)["txn"] for line in lines]
+    actions = [json.loads(line) for line in commit.split("\n") if _TRANSACTION in line]
+    told = [action["txn"] for action in actions if "txn" in action]
     return {each["appId"]: each["version"] for each in told}
 
 
