@@ -109,7 +109,8 @@ class ExtractionCounts:
 
     def as_fields(self) -> dict[str, Any]:
         """Return the fields of a `Ledger` that are counted here."""
-        self._lateness, self.delays = self._lateness + Lateness.of(self.delays), []
+        if self.delays:
+            self._lateness, self.delays = self._lateness + Lateness.of(self.delays), []
         usable = self.delivered - self.quarantined - self.skipped
         return {
             "pages": self.pages,
