@@ -312,15 +312,18 @@ class WatermarkUpdate(BaseModel):
         """
         if not isinstance(timestamp, datetime):
             raise TypeError(f"timestamp should be a datetime, not {type(timestamp).__name__}")
-        return cls(
+        made = cls(
             timestamp=timestamp,
             status=WatermarkStatus(status),
             error_message=None if error_message is None else fitting_error(error_message),
             records_collected=records_collected,
             run_id=run_id,
             lease_seconds=None if lease is None else lease.total_seconds(),
-            ledger=None if ledger is None else fitting_ledger(ledger),
+            ledger=None,
         )
+        if ledger is not None:  # it fits: the check of the field would write and parse it again
+            made.__dict__["ledger"] = fitting_ledger(ledger)
+        return made
 
     def with_error(self, error_message: str) -> Self:
         """Return the same write with another reason, cut as `of` cuts it."""

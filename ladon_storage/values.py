@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import (
@@ -78,6 +79,7 @@ def parse_timestamp(value: object) -> datetime:
     raise ValueError("should be an ISO 8601 timestamp such as 2024-01-01T12:00:00+00:00")
 
 
+@lru_cache(maxsize=64)  # the answers of a second have the same date
 def instant_of(date: str | None) -> datetime | None:
     """Return the timestamp of an HTTP date; ``None`` where it is missing or cannot be read."""
     try:
@@ -159,6 +161,8 @@ def check_ledger(ledger: dict[str, JsonValue]) -> dict[str, JsonValue]:
     text = to_json(ledger, inf_nan_mode="null")
     if len(text) > MAX_LEDGER_BYTES:
         raise ValueError(f"ledger should have at most {MAX_LEDGER_BYTES} bytes, not {len(text)}")
+    if b"null" not in text:  # nothing was replaced
+        return ledger
     values: dict[str, JsonValue] = from_json(text)
     return values
 
@@ -191,7 +195,9 @@ def fitting_ledger(ledger: Mapping[str, Any]) -> dict[str, JsonValue]:
 def _encodable(value: Any) -> Any:
     """Return ``value`` without lone surrogates, which a file name or JSON may contain."""
     if isinstance(value, str):
-        return value.encode(errors="replace").decode()
+        return value if value.isascii() else value.encode(errors="replace").decode()
+    if value is None or isinstance(value, int | float):  # before the slower looks at a class
+        return value
     if isinstance(value, Mapping):
         return {_encodable(str(key)): _encodable(each) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

@@ -1,7 +1,7 @@
 """Several calls of a client in one request, where the service takes batches.
 
-- Calls gather while the batch before is in flight, and for a moment after it. So batches grow with
-  the load.
+- Calls gather while the batch before is in flight, and after it for as long as each moment brings
+  another one. So batches grow with the load.
 - A service shows by a header of what was read that it takes batches. A call that is alone is a
   request of its own, as is every call of a service that has not shown it.
 - A batch that is refused as a whole has stored nothing, and its calls are made alone. After any
@@ -42,7 +42,7 @@ MOST_CALLS = 10
 """The most calls of one batch: their watermarks with the longest ledgers fit into a response."""
 
 GATHER_SECONDS = 0.002
-"""The time for which a call waits for others: a request saved is worth more to both sides."""
+"""The time for which a call waits for another: a request saved is worth more to both sides."""
 
 Outcome = Watermark | StorageError | None
 """What became of one call of a batch."""
@@ -188,7 +188,10 @@ class BatchedStorage:
     async def _send(self) -> None:
         try:
             while self._waiting:
-                await asyncio.sleep(GATHER_SECONDS)
+                gathered = 0
+                while gathered < len(self._waiting) < self._client.most_calls:
+                    gathered = len(self._waiting)
+                    await asyncio.sleep(GATHER_SECONDS)
                 if batch := self._next():
                     await self._make(batch)
         finally:

@@ -93,7 +93,7 @@ class Extraction:
         self._remembers = lease is not None and supports(sink, SupportsPosition)
         self._position = start.position
         self._declares_order = bool(getattr(source, "ordered", False))
-        is_guaranteed = bool(getattr(source, "order_guaranteed", False))
+        is_guaranteed = self._declares_order and bool(getattr(source, "order_guaranteed", False))
         self._order_shown = start.position is not None and start.position.order_shown
         self._is_ordered = self._declares_order and (is_guaranteed or self._order_shown)
         self._learns_order = self._declares_order and not is_guaranteed

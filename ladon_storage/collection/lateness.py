@@ -79,6 +79,8 @@ class Lateness(BaseModel):
         return worst
 
     def __add__(self, other: Lateness) -> Lateness:
+        if not other.counts and other.worst_seconds is None:  # nothing, as in nearly all runs
+            return self
         width = max(len(self.counts), len(other.counts))
         one, two = (each.counts + (0,) * (width - len(each.counts)) for each in (self, other))
         worst = max(

@@ -157,8 +157,8 @@ class SourceLease:
         return told + timedelta(seconds=self._monotonic() - then)
 
     def _hear(self, answer: Watermark) -> None:
-        if answer.answered_at is not None:
-            self._heard = answer.answered_at, self._monotonic()
+        if (told := answer.answered_at) is not None:
+            self._heard = told, self._monotonic()
 
     async def last_sane(self, limit: datetime) -> datetime | None:
         """Return the last watermark up to ``limit`` in the service's history.
@@ -259,11 +259,19 @@ class SourceLease:
         """
         owner = asyncio.current_task()
         assert owner is not None  # noqa: S101 - a coroutine runs in a task
-        beating = asyncio.create_task(self._renew(owner), name=f"lease of {self.source_id}")
+        beating: asyncio.Task[None] | None = None
+
+        def begin() -> None:
+            nonlocal beating
+            beating = asyncio.create_task(self._renew(owner), name=f"lease of {self.source_id}")
+
+        # Nearly all runs end sooner, and need no task.
+        waiting = asyncio.get_running_loop().call_later(self._renewal_seconds, begin)
         try:
             yield
         except GeneratorExit:  # a coroutine that is being closed cannot await
-            beating.cancel()
+            if beating is not None:
+                beating.cancel()
             raise
         except asyncio.CancelledError:
             await _ended(beating)
@@ -273,12 +281,17 @@ class SourceLease:
         except BaseException:
             await _ended(beating)
             raise
-        await _ended(beating)
+        else:
+            await _ended(beating)
+        finally:
+            waiting.cancel()
+
+    @property
+    def _renewal_seconds(self) -> float:
+        return self._lease.total_seconds() / RENEWALS_PER_LEASE
 
     async def _renew(self, owner: asyncio.Task[object]) -> None:
-        pause = self._lease.total_seconds() / RENEWALS_PER_LEASE
         while True:
-            await asyncio.sleep(pause)
             try:
                 await self._hold()
             except WatermarkConflictError as conflict:
@@ -293,6 +306,7 @@ class SourceLease:
                     error,
                     extra={"source_id": self.source_id},
                 )
+            await asyncio.sleep(self._renewal_seconds)
 
     async def checkpoint(self, timestamp: datetime, records: int) -> None:
         """Write the timestamp that is durable so far as `success`, and keep the source."""
@@ -402,6 +416,7 @@ class SourceLease:
         return True
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
+async def _ended(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task})

@@ -117,7 +117,8 @@ class _Prefetch:
     async def close(self) -> None:
         """End the fetching, and return when the iterator is closed."""
         self.cancel()
-        await asyncio.wait({self._fetching})
+        if not self._fetching.done():
+            await asyncio.wait({self._fetching})
 
     async def _fetch(self) -> None:
         try:

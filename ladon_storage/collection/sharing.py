@@ -80,6 +80,8 @@ class SharedSink:
                 setattr(self, name, getattr(self._sink, name))
 
     async def __aenter__(self) -> Self:
+        if self._is_open:
+            return self
         async with self._opening:
             if not self._is_open:
                 await self._entered.enter_async_context(self._sink)

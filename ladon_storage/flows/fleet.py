@@ -119,7 +119,8 @@ class Tally:
             return
         self.counts += report
         self.reasons.update(report.reasons)
-        count_collected(report.source_id, report.model_dump(include=COUNTS), report.reasons)
+        counts = {name: getattr(report, name) for name in COUNTS}
+        count_collected(report.source_id, counts, report.reasons)
         if report.gap is not None:
             self.sums["gaps"] += 1
             emit_of_source(GAP, report.source_id, report.gap.model_dump(mode="json"))

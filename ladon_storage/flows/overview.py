@@ -176,18 +176,11 @@ class SourceFacts:
 
     def updated(self, later: SourceFacts) -> SourceFacts:
         """Return these facts with later ones; what is not known of those stays."""
-        facts = self
-        if self._is_before(later):
-            facts = replace(
-                facts,
-                ended=later.ended,
-                outcome=later.outcome,
-                reason=later.reason,
-                records=later.records,
-                run=later.run,
-            )
+        facts = later if self._is_before(later) else self
         watermark = later.watermark or self.watermark
         limit = self.max_age_hours if later.max_age_hours is None else later.max_age_hours
+        if (watermark, limit) == (facts.watermark, facts.max_age_hours):
+            return facts
         return replace(facts, watermark=watermark, max_age_hours=limit)
 
     def _is_before(self, later: SourceFacts) -> bool:
@@ -207,13 +200,12 @@ async def update_overview(facts: Sequence[SourceFacts]) -> None:
     if not facts:
         return
     async with get_client() as client:
-        known = await _latest(client)
+        found, known = await _latest(client), dict[str, list[SourceFacts]]()
         for _ in range(_MERGED):
+            known = {name: known.get(name) or _facts_in(data) for name, data in found.items()}
             written = await _write(client, _merged(known, facts))
             found = await _latest(client)
-            is_complete = found.keys() <= {*known, written}
-            known = found
-            if is_complete:
+            if found.keys() <= {*known, written}:
                 break
         await _delete_old(client)
 
@@ -238,15 +230,15 @@ def _merged(
     return list(merged.values())
 
 
-async def _latest(client: PrefectClient) -> dict[str, list[SourceFacts]]:
-    """Return the facts of the last versions by their ids, the latest first."""
+async def _latest(client: PrefectClient) -> dict[str, object]:
+    """Return the tables of the last versions by their ids, the latest first."""
     found = await client.read_artifacts(
         artifact_filter=_OF_OVERVIEW, sort=ArtifactSort.CREATED_DESC, limit=_MERGED
     )
-    return {str(each.id): list(_facts_in(each.data)) for each in found}
+    return {str(each.id): each.data for each in found}
 
 
-def _facts_in(data: object) -> Iterable[SourceFacts]:
+def _facts_in(data: object) -> list[SourceFacts]:
     try:
         rows = json.loads(data) if isinstance(data, str) else data
         return [SourceFacts.of_row(row) for row in rows]  # type: ignore[union-attr]

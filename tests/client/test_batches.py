@@ -26,7 +26,7 @@ from ladon_storage import (
     WatermarkConflictError,
     WatermarkUpdate,
 )
-from ladon_storage.client.batches import MOST_CALLS, BatchedStorage
+from ladon_storage.client.batches import GATHER_SECONDS, MOST_CALLS, BatchedStorage
 from ladon_storage.client.responses import Response
 from ladon_storage.models import BATCH
 from ladon_storage.testing.clock import FakeClock
@@ -439,6 +439,31 @@ async def test_batch_has_a_bounded_number_of_calls() -> None:
         storage = BatchedStorage(client)
         await asyncio.gather(*(storage.get_watermark(f"{number}") for number in range(25)))
         assert sizes == [MOST_CALLS, MOST_CALLS, 5]
+
+
+async def test_calls_that_come_one_after_another_share_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch waits for as long as each moment brings another call, and no longer."""
+    pause, moments, calls = asyncio.sleep, 0, list[asyncio.Task[Any]]()
+    async with foreign() as (service, client):
+        storage = BatchedStorage(client)
+
+        def ask() -> None:
+            calls.append(asyncio.create_task(storage.get_watermark(f"{len(calls)}")))
+
+        async def moment(seconds: float) -> None:
+            nonlocal moments
+            moments += seconds == GATHER_SECONDS
+            if seconds == GATHER_SECONDS and moments <= 2:
+                ask()
+            await pause(0)
+
+        monkeypatch.setattr(asyncio, "sleep", moment)
+        ask()
+        await calls[0]
+        await asyncio.gather(*calls)
+        assert (service.requests, len(calls), moments) == (["POST"], 3, 3)
 
 
 async def test_name_that_no_path_can_carry_is_refused_before_its_batch() -> None:

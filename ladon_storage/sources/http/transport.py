@@ -273,7 +273,8 @@ class HttpTransport:
                     body.write(step)
                     if max(body.tell(), packed) > self._max_bytes:
                         raise self._too_large(url)
-                    await asyncio.sleep(0)
+                    if body.tell() >= _CHUNK_BYTES:
+                        await asyncio.sleep(0)
                 if packed > self._max_bytes:
                     raise self._too_large(url)
             unpacker.finish()
