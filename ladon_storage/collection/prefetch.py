@@ -17,7 +17,7 @@ from typing import Self
 
 from ladon_storage.collection.records import Page
 
-MAX_PREFETCH_CHARS = 2**23
+MAX_PREFETCH_CHARS = 6 * 2**20
 """The characters of waiting pages at which the source must wait for most sinks."""
 
 GATHER_SECONDS = 2.0

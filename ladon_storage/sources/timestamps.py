@@ -206,14 +206,15 @@ def _read_alike(texts: list[str], *, is_utc: bool) -> tuple[list[datetime], list
     found = _ALIKE.fullmatch(form)
     if found is None or together.encode().translate(_ZEROS) != b"\n".join([form] * count):
         return None
-    if found[2] is None and not is_utc:
+    offset = (found[2] or b"").decode()
+    if not offset and not is_utc:
         return None
-    if found[2] == b"+00:00" and together.count("+00:00") != count:
+    if offset == "+00:00" and together.count(offset) != count:
         return None
-    end = len("2024-01-02T03:04:05") + len(found[1] or b"")
     rest = (".000000" if found[1] is None else "0" * (7 - len(found[1]))) + "+00:00"
-    plain = together.replace(" ", "T").split("\n")
-    instants = [each[:end] + rest for each in plain]
+    # All at once: a piece of each text would be an object of its own.
+    plain = f"{together}\n".replace(" ", "T").replace(f"{offset}\n", f"{rest}\n")
+    instants = plain.splitlines()
     try:
         return list(map(datetime.fromisoformat, instants)), instants
     except ValueError:  # second 60, hour 24 or an invalid date

@@ -144,6 +144,22 @@ def test_version_of_a_stored_record_stays(text: str, version: str) -> None:
         assert not rejects
 
 
+@pytest.mark.parametrize("last", [[None, None], [None, "2024-01-02 03:04:06"], [""] * 2])
+def test_latest_time_of_a_page_made_together_passes_over_missing_ones(last: list[Any]) -> None:
+    """A second time that no item has, or that some have, is not read item by item."""
+    seen = ["2024-01-02T03:04:05Z", "2024-01-02T03:04:05Z"]
+    items = [
+        {"id": str(number), "seen": one, "last": other}
+        for number, (one, other) in enumerate(zip(seen, last, strict=True))
+    ]
+    reader = ItemReader("id", ("seen", "last"), any_timestamps())
+
+    records, _ = reader.read_all(items)
+
+    assert list(records) == list(reader.read(items))
+    assert isinstance(records, Columns) is (last[0] is None)
+
+
 def test_columns_are_a_sequence_of_records() -> None:
     """A sink of one's own reads, and a source of one's own changes, what is a list otherwise."""
     one, two, three = (record(str(number), number) for number in (1, 2, 3))

@@ -20,7 +20,7 @@ from ladon_storage.errors import SourceError
 from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.rest import fetching, reading
 from ladon_storage.sources.rest.fetching import PageFetcher
-from ladon_storage.sources.rest.listing import KEY_END
+from ladon_storage.sources.rest.listing import KEY_END, SeenRecords
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import (
     CursorPagination,
@@ -396,6 +396,23 @@ async def test_link_with_a_number_that_stays_is_not_asked_twice(sized: str) -> N
 
     assert await read(listing) == list(range(45))
     assert listing.asked == [0, 10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("what", ["has_repeated", "is_exact", "records", "versions"])
+@pytest.mark.parametrize("most", [3, 100])
+def test_ids_that_are_looked_up_late_are_those_looked_up_at_each_page(what: str, most: int) -> None:
+    """An id that came twice is known whenever it is asked for, and so is one beyond the limit."""
+    pages = [["a", "b"], ["c"], ["b", "d"], ["a"]]
+    late, at_once = SeenRecords(most), SeenRecords(most)
+    for number, ids in enumerate(pages):
+        keys = [f"{each}{KEY_END}{number // 3}" for each in ids]
+        late.add(keys, ids)
+        at_once.add(keys)
+        assert at_once.has("a\0")
+
+    expected = {"has_repeated": True, "is_exact": most > 3, "records": min(4, most)}
+    assert getattr(late, what) == getattr(at_once, what)
+    assert getattr(late, what) == expected.get(what, min(4, most) + 1)
 
 
 async def test_walk_holds_no_more_for_a_longer_list(monkeypatch: pytest.MonkeyPatch) -> None:

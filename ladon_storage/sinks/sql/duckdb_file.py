@@ -41,8 +41,6 @@ _KIND = "SELECT type FROM duckdb_databases() WHERE database_name = current_datab
 _OTHER = "sqlite_scanner"
 """The extension that DuckDB would load for a file of SQLite."""
 
-_PLAIN_INSERT = re.compile(r'INSERT INTO ("[^"]+") \(([a-z_, ]+)\) VALUES \([?, ]+\)')
-
 _COMPRESSIONS = {"payload": "zstd", "raw": "zstd", "version": "uncompressed"}
 """The compression of columns whose best one is known: DuckDB would try each at every checkpoint.
 
@@ -256,12 +254,7 @@ class DuckdbCursor:
 
     def executemany(self, statement: str, rows: Any) -> None:
         """Execute a change for all rows at once: for each of them DuckDB would plan it again."""
-        if (found := _PLAIN_INSERT.fullmatch(statement)) is None:
-            self.execute(_for_all(statement), [list(column) for column in zip(*rows, strict=True)])
-            return
-        # Its triggers and constraints are those of the statement.
-        with self._connection.appender(found[1], columns=found[2].split(", ")) as appender:
-            appender.append_rows(rows)
+        self.execute(_for_all(statement), [list(column) for column in zip(*rows, strict=True)])
 
     def fetchone(self) -> Any:
         """Return the next row."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -259,16 +260,18 @@ class Sqlite:
         insert, written = self._inserts[rule], 0
         columns = Columns.of(records)
         order = sorted(range(len(columns)), key=columns.ids.__getitem__)
-        is_sorted = order == list(range(len(order)))
         parts = (columns.ids, columns.versions, columns.instants, columns.payloads)
         values: list[Any] = [None] * (_COLUMNS * len(order))
+        in_order = itemgetter(*order) if order != list(range(len(order))) else None
         for place, part in enumerate(parts):
-            values[place::_COLUMNS] = part if is_sorted else itemgetter(*order)(part)
+            values[place::_COLUMNS] = part if in_order is None else in_order(part)
         beside = [source_id, instant_text(now)]
-        for first, last in _statements(list(map(len, values[_COLUMNS - 1 :: _COLUMNS]))):
-            asked = insert.replace("{rows}", _rows(last - first))
-            some = (*beside, *values[_COLUMNS * first : _COLUMNS * last])
-            written += connection.exec_driver_sql(asked, some).rowcount
+        statements = _statements(list(map(len, values[_COLUMNS - 1 :: _COLUMNS])))
+        # Those of as many rows are executed by one call of SQLAlchemy, which costs as much as rows.
+        for count, some in groupby(statements, lambda each: each[1] - each[0]):
+            asked = insert.replace("{rows}", _rows(count))
+            rows = [(*beside, *values[_COLUMNS * first : _COLUMNS * last]) for first, last in some]
+            written += connection.exec_driver_sql(asked, rows).rowcount
         return written
 
     def set_removed(

@@ -15,12 +15,13 @@ from ladon_storage.sources.timestamps import TimestampParser, read_many
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
-Getter = Callable[[Any], Any]
+Getter = Callable[[Sequence[Any]], list[Any]]
+"""A function that returns a value of each object."""
 
 
 def columns_of(
     items: Sequence[Any],
-    get_id: Getter,
+    get_ids: Getter,
     times: Sequence[Getter],
     parser: TimestampParser,
     unversioned: Sequence[str],
@@ -29,14 +30,14 @@ def columns_of(
 
     Args:
         items: The parsed items.
-        get_id: The function that returns the value of an item's id.
-        times: The functions that return the values of its times, of which the latest counts.
+        get_ids: The function that returns the values of the items' ids.
+        times: The functions that return the values of their times, of which the latest counts.
         parser: The parser of a time.
         unversioned: The paths of values that do not affect the version.
     """
     if set(map(type, items)) != {dict}:
         return None
-    ids = _ids(list(map(get_id, items)))
+    ids = _ids(get_ids(items))
     if ids is None:
         return None
     read = _latest(items, times, parser)
@@ -64,37 +65,25 @@ def _latest(
     items: Sequence[Any], times: Sequence[Getter], parser: TimestampParser
 ) -> tuple[list[datetime], list[str]] | None:
     """Return the latest time of each item, also as texts."""
-    found: tuple[list[datetime], list[str]] | None = None
-    for get in times:
-        read = _times(list(map(get, items)), parser)
+    moments, texts = [_NEVER] * len(items), [""] * len(items)
+    for number, get in enumerate(times):
+        values = get(items)
+        if number == 0 and None not in values:  # as in nearly every page
+            read = read_many(parser, values)
+            if read is None:
+                return None
+            moments, texts = read
+            continue
+        places = [place for place, each in enumerate(values) if each is not None]
+        if not places:
+            continue
+        read = read_many(parser, [values[place] for place in places])
         if read is None:
             return None
-        if found is None:
-            found = read
-        else:
-            moments, texts = (
-                zip(found[0], read[0], strict=True),
-                zip(found[1], read[1], strict=True),
-            )
-            found = (
-                [one if one >= other else other for one, other in moments],
-                [one if one >= other else other for one, other in texts],
-            )
-    return None if found is None or "" in found[1] else found
-
-
-def _times(values: list[Any], parser: TimestampParser) -> tuple[list[datetime], list[str]] | None:
-    """Return the times of texts; a missing one is before all others, and an empty text."""
-    if None not in values:
-        return read_many(parser, values)
-    read = read_many(parser, [each for each in values if each is not None])
-    if read is None:
-        return None
-    moments, instants = iter(read[0]), iter(read[1])
-    return (
-        [_NEVER if each is None else next(moments) for each in values],
-        ["" if each is None else next(instants) for each in values],
-    )
+        for place, moment, text in zip(places, *read, strict=True):
+            if moment > moments[place]:
+                moments[place], texts[place] = moment, text
+    return None if "" in texts else (moments, texts)
 
 
 def _contents(items: Sequence[Any], unversioned: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
 from itertools import repeat
-from operator import methodcaller
 from typing import Any
 
 from ladon_storage.collection.json_values import Number
@@ -61,8 +60,19 @@ def getter(path: str) -> Callable[[Any], Any]:
     (7, 7, None)
     """
     if path and "." not in path:
-        return methodcaller("get", path)
+        return lambda item: item.get(path)
     return partial(value_at, path=path)
+
+
+def values_at(items: Iterable[Any], path: str) -> list[Any]:
+    """Return the value at a path of each object, as `value_at`, without a call for each.
+
+    >>> values_at([{"id": 7}, {}], "id"), values_at([{"cve": {"id": 7}}], "cve.id")
+    ([7, None], [7])
+    """
+    if path and "." not in path:
+        return [each.get(path) for each in items]
+    return [value_at(each, path) for each in items]
 
 
 _NO_TIME = frozenset(
@@ -108,9 +118,10 @@ class ItemReader:
 
     def read_all(self, items: Sequence[object]) -> tuple[MutableSequence[Record], list[Reject]]:
         """Return the records and the rejects of some items, as `read` yields them, at less cost."""
-        if self._get_id is not None and not self.no_time:
-            getters = [get for _, get in self._times]
-            columns = columns_of(items, self._get_id, getters, self.parser, self.unversioned)
+        path = self._id_path
+        if path is not None and not self.no_time:
+            get_ids = partial(values_at, path=path)
+            columns = columns_of(items, get_ids, self._columns, self.parser, self.unversioned)
             if columns is not None:
                 return columns, []
         return _parted(self.read(items))
@@ -121,8 +132,8 @@ class ItemReader:
         """Return the same from items of an object and their keys, as `read_keyed` yields them."""
         items = [each[0] if isinstance(each, list) and len(each) == 1 else each for each in items]
         if not self.no_time:
-            getters, ids = [get for _, get in self._times], iter(keys)
-            columns = columns_of(items, lambda _: next(ids), getters, self.parser, self.unversioned)
+            ids = list(keys)
+            columns = columns_of(items, lambda _: ids, self._columns, self.parser, self.unversioned)
             if columns is not None:
                 return columns, []
         return _parted(map(self._one, items, keys))
@@ -177,11 +188,20 @@ class ItemReader:
         return [(path, getter(path)) for path in self.times]
 
     @cached_property
+    def _columns(self) -> list[Callable[[Sequence[Any]], list[Any]]]:
+        return [partial(values_at, path=path) for path in self.times]
+
+    @cached_property
+    def _id_path(self) -> str | None:
+        """The path of an object's id; ``None`` where it is not at one path."""
+        if isinstance(self.id, tuple):
+            return self.id[0] if len(self.id) == 1 else None
+        return self.id
+
+    @cached_property
     def _get_id(self) -> Callable[[Any], Any] | None:
         """The function that gives an object's id; ``None`` where it is not at one path."""
-        if isinstance(self.id, tuple):
-            return getter(self.id[0]) if len(self.id) == 1 else None
-        return None if self.id is None else getter(self.id)
+        return None if self._id_path is None else getter(self._id_path)
 
     def _is_declared_none(self, value: object) -> bool:
         return not isinstance(value, bool) and str(value).strip() in map(str, self.no_time)

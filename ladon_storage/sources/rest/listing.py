@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Protocol
 
 from ladon_storage.errors import SourceError
@@ -97,18 +97,17 @@ class SeenRecords:
 
     Args:
         most: The number of ids that are held; records beyond that are not distinguished.
-
-    Attributes:
-        is_exact: Whether every record could be distinguished from the others.
-        has_repeated: Whether an id came twice.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._versions: dict[int, int] = {}
         self._others: set[int] = set()
-        self.is_exact = True
-        self.has_repeated = False
+        self._pages: list[tuple[list[int], list[int]]] = []
+        """The hashes of pages in which no id is looked up yet: most lists need it at their end."""
+        self._waiting = 0
+        self._is_exact = True
+        self._has_repeated = False
 
     def add(self, keys: Iterable[str], ids: Iterable[str] | None = None) -> list[int]:
         """Add what was delivered, by its keys, and return their hashes.
@@ -117,40 +116,73 @@ class SeenRecords:
         """
         keys = list(keys)
         hashes = list(map(hash, keys))
-        records = list(map(hash, _ids_of(keys) if ids is None else ids))
-        if len(set(records)) == len(keys) and self._versions.keys().isdisjoint(records):
-            room = self._most - len(self._versions)
-            self.is_exact = self.is_exact and len(keys) <= room
-            self._versions.update(islice(zip(records, hashes, strict=True), max(room, 0)))
-            return hashes
-        for record, version in zip(records, hashes, strict=True):
-            if record in self._versions:
-                self.has_repeated = True
-                if self._versions[record] == version:
-                    continue
-                if len(self._others) < self._most:
-                    self._others.add(version)
-                else:
-                    self.is_exact = False
-            elif len(self._versions) < self._most:
-                self._versions[record] = version
-            else:
-                self.is_exact = False
+        self._pages.append((list(map(hash, _ids_of(keys) if ids is None else ids)), hashes))
+        self._waiting += len(keys)
+        if len(self._versions) + self._waiting > self._most:
+            self._look_up()
         return hashes
+
+    def leave_out(self) -> None:
+        """Note that records came that are not added."""
+        self._is_exact = False
 
     def has(self, key: str) -> bool:
         """Return whether a record came, at any version, among the ids that are held."""
+        self._look_up()
         return hash(key.partition(KEY_END)[0]) in self._versions
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every record could be distinguished from the others."""
+        self._look_up()
+        return self._is_exact
+
+    @property
+    def has_repeated(self) -> bool:
+        """Whether an id came twice."""
+        self._look_up()
+        return self._has_repeated
 
     @property
     def records(self) -> int:
         """The number of ids that came."""
+        self._look_up()
         return len(self._versions)
 
     @property
     def versions(self) -> int:
         """The number of versions that came."""
+        self._look_up()
         return len(self._versions) + len(self._others)
+
+    def _look_up(self) -> None:
+        """Let the records of the waiting pages be found."""
+        pages, self._pages, self._waiting = self._pages, [], 0
+        records = list(chain.from_iterable(each for each, _ in pages))
+        hashes = chain.from_iterable(each for _, each in pages)
+        came = dict(zip(records, hashes, strict=True))
+        if len(came) == len(records) and self._versions.keys().isdisjoint(records):
+            room = self._most - len(self._versions)
+            self._is_exact = self._is_exact and len(records) <= room
+            self._versions.update(islice(came.items(), max(room, 0)))
+            return
+        for each in pages:
+            self._add_each(*each)
+
+    def _add_each(self, records: list[int], hashes: list[int]) -> None:
+        for record, version in zip(records, hashes, strict=True):
+            if record in self._versions:
+                self._has_repeated = True
+                if self._versions[record] == version:
+                    continue
+                if len(self._others) < self._most:
+                    self._others.add(version)
+                else:
+                    self._is_exact = False
+            elif len(self._versions) < self._most:
+                self._versions[record] = version
+            else:
+                self._is_exact = False
 
 
 @dataclass(frozen=True)

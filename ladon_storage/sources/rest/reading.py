@@ -84,7 +84,9 @@ class Reading(ABC):
         self._api = api
         self._paging = api.paging
         self._learned = learned
-        self._known: set[int] = set()
+        self._found: set[int] = set()
+        self._rows: list[int] = []
+        """The hashes of rows that are not in the set yet: most lists end without a look into it."""
         self._asked: set[str] = set()
         self._digests: set[int] = set()
         self._tally = SeenRecords(KNOWN_KEYS)
@@ -171,7 +173,7 @@ class Reading(ABC):
         self._asked.add(page.request.place)
         self._refuse_a_part(page)
         if page.keys and len(page.keys) != page.response.count:
-            self._tally.is_exact = False  # it is too large to be held
+            self._tally.leave_out()  # it is too large to be held
         hashes = self._tally.add(page.keys, page.ids)
         self._sequence = hash((self._sequence, *page.keys))
         if not page.keys:
@@ -194,8 +196,19 @@ class Reading(ABC):
         self._largest = max(self._largest, page.response.count)
         self._trail.add(page)
         self._end.note(page)
-        self._known.update(hashes[: max(KNOWN_KEYS - len(self._known), 0)])
+        if len(self._found) + len(self._rows) + len(hashes) <= KNOWN_KEYS:
+            self._rows += hashes
+        else:  # some of the others may be the same
+            known = self._known
+            known.update(hashes[: max(KNOWN_KEYS - len(known), 0)])
         return page
+
+    @property
+    def _known(self) -> set[int]:
+        """The hashes of the rows that are remembered."""
+        self._found.update(self._rows)
+        self._rows.clear()
+        return self._found
 
     def _refuse_a_part(self, page: ListPage) -> None:
         """Refuse a page that calls itself a part, in a list whose first page does not."""
@@ -246,7 +259,7 @@ class Reading(ABC):
                 return
             is_drawn = True  # after the first page, and from now on
             if known or not page.keys:
-                self._known |= came
+                self._known.update(came)
                 step, is_pushed, came = first.request, is_pushed and not came, set()
                 continue  # until nothing more arrived
             try:

@@ -11,7 +11,7 @@ import copy
 import json
 import logging
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import blake2b
@@ -31,7 +31,7 @@ from ladon_storage.sources.json.documents import (
     is_list,
     off_loop,
 )
-from ladon_storage.sources.json.items import getter, value_at
+from ladon_storage.sources.json.items import getter, value_at, values_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.json.spooled import SpooledBody
 from ladon_storage.sources.rest.failures import failure, other_list
@@ -198,19 +198,19 @@ class ApiRequests:
             return [f"{key}{KEY_END}{_values(item, api.timestamps)}" for key, item in items.items()]
         # The id itself, too, which may be a number or a text.
         told = (*([api.id] if isinstance(api.id, str) else api.id), *api.timestamps)
-        getters = [getter(path) for path in told]
         if isinstance(api.id, str) and items and set(map(type, items)) == {dict}:
-            ids = list(map(getters[0], items))
+            ids = values_at(items, api.id)
             if set(map(type, ids)) == {str} and all(ids):
-                columns = [_texts(map(get, items)) for get in getters[1:]]
+                columns = [_texts(values_at(items, path)) for path in api.timestamps]
                 keys = map(KEY_END.join, zip(ids, *columns, strict=True))
                 return Keys(keys, None if KEY_END in "".join(ids) else ids)
+        getters = [getter(path) for path in told]
         reader, found = api.reader(), list[str]()
         for item in items:
             if type(item) is dict and isinstance(api.id, str):
                 record_id = getters[0](item)
                 if type(record_id) is str and record_id:
-                    times = _texts(get(item) for get in getters[1:])
+                    times = _texts([get(item) for get in getters[1:]])
                     found.append(KEY_END.join((record_id, *times)))
                     continue
             record_id = reader.record_id(item)
@@ -381,8 +381,10 @@ class ApiRequests:
             )
 
 
-def _texts(values: Iterable[Any]) -> list[str]:
+def _texts(values: list[Any]) -> list[str]:
     """Return values as texts, a text as it is and any other value with a mark of its own."""
+    if set(map(type, values)) == {str}:
+        return values
     return [each if type(each) is str else f"{KEY_END}{each!r}" for each in values]
 
 

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.collection.records import Columns, Item, Record
-from ladon_storage.sources.json.items import getter, value_at
+from ladon_storage.sources.json.items import getter, value_at, values_at
 
 _LONGEST_ID = 40
 
@@ -65,7 +65,7 @@ class IdKinds:
         """Return whether the ids are noted: all are of the only kind that came so far."""
         if set(map(type, items)) != {dict}:
             return False
-        values = list(map(self._get, items))
+        values = values_at(items, self._path)
         kinds = set(map(type, values))
         if len(kinds) != 1 or not kinds <= {str, int}:
             return False
