@@ -73,7 +73,7 @@ _MOMENT = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _NAME = "'bench-' || (:client_id::int + :first::int)::text"
 _VALUES = [
     *(_MOMENT, _MOMENT, "'success'", "NULL", "0", "NULL", "NULL", "NULL", _NAME, ":version"),
-    ":last_successful_timestamp",
+    *(":last_run_timestamp", ":last_successful_timestamp"),
     *(_NAME, _MOMENT, "'put'", "'127.0.0.1'", "NULL", "'success'", _MOMENT, _MOMENT, _MOMENT),
     *("0", "NULL", "NULL", "NULL"),
 ]

@@ -61,3 +61,15 @@ class Written(NamedTuple):
 
 Note = Callable[[Written], object]
 """Called once, when a change is stored, whether or not its caller still waits."""
+
+
+def fault_of(note: Callable[[Any], object], outcome: Any) -> Exception | None:
+    """Call a function with an outcome, and return what it raises, such as a filter of a log.
+
+    That is its caller's alone: the outcomes beside it are noted, too.
+    """
+    try:
+        note(outcome)
+    except Exception as error:
+        return error
+    return None

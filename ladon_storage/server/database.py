@@ -32,6 +32,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from ladon_storage.errors import ConfigurationError, DatabaseError
+from ladon_storage.server.changes import fault_of
 from ladon_storage.server.files import DatabaseFiles
 from ladon_storage.server.logs import in_one_write
 
@@ -317,7 +318,7 @@ class GroupCommit:
         Args:
             change: The change.
             note: Called with the change's result when it is on disk, whether or not its caller
-                still waits; those of a group one after another. It must not raise.
+                still waits; those of a group one after another. What it raises is the caller's.
 
         Raises:
             DatabaseError: The database did not accept the change; it is not stored.
@@ -370,9 +371,10 @@ class GroupCommit:
             message = f"The database did not store the change ({error}); try again later."
             outcomes = [(None, DatabaseError(message)) for _ in group]
         with in_one_write():
-            for (_, note, _), (result, refusal) in zip(group, outcomes, strict=True):
-                if refusal is None:
-                    note(result)
+            outcomes = [
+                (result, fault_of(note, result) if refusal is None else refusal)
+                for (_, note, _), (result, refusal) in zip(group, outcomes, strict=True)
+            ]
         for (_, _, future), (result, refusal) in zip(group, outcomes, strict=True):
             if future.done():  # Its caller was cancelled.
                 continue

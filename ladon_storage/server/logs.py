@@ -69,7 +69,8 @@ def in_one_write() -> Iterator[None]:
     finally:
         _held.lines = None
         if lines:
-            with suppress(OSError, ValueError):  # a log that is gone stops no service
+            # A log that is gone, or never was, stops no service.
+            with suppress(OSError, ValueError, AttributeError):
                 sys.stderr.write("".join(lines))
 
 

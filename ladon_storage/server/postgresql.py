@@ -22,7 +22,6 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 import psycopg
 import psycopg_pool
@@ -80,8 +79,8 @@ TOKENS_SECONDS = 1.0
 """The time between two reads of the tokens: how long a revoked one still holds."""
 TOKENS_AGE_SECONDS = 15.0
 """The age at which tokens that could not be read again admit no request."""
-MOST_IN_MIND = 1_000
-"""The most watermarks that are kept in mind after a write."""
+MOST_IN_MIND = 250
+"""The most watermarks that are kept in mind after a write: the largest take half a MiB."""
 LEAST_CONNECTIONS, MOST_CONNECTIONS = 2, 20
 """The connections of one service, besides at most two that scan."""
 
@@ -92,6 +91,16 @@ _TOKENS = "SELECT digest, name, read_only, prefix FROM tokens"
 def _keep_limits(_: object, limits: Mapping[str, timedelta]) -> dict[str, Any]:
     ages = {source_id: to_length(limit) for source_id, limit in limits.items()}
     return {"limits": json.dumps(ages)}
+
+
+class _Turn:
+    """What one write of a source holds at a time, and how many hold it or wait for it."""
+
+    __slots__ = ("lock", "writes")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.writes = 0
 
 
 class PostgresqlBackend:
@@ -109,7 +118,7 @@ class PostgresqlBackend:
         self._pool = pool
         self._draining: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns: dict[str, _Turn] = {}
         self._writing: set[asyncio.Future[Any]] = set()
         self._in_mind: dict[str, Watermark] = {}
         self._reads = GatheredReads(lambda names: self._fetch(SELECT, (names,)))
@@ -179,17 +188,17 @@ class PostgresqlBackend:
         """Store a change durably, or raise the rule's refusal."""
         if self._closed:
             raise DatabaseError("The database is closed; start the service again.")
-        deadline = self._loop.time() + SECONDS
-        is_free = write.source_id not in self._turns
-        turn = self._turn(write.source_id)
+        source_id, deadline = write.source_id, self._loop.time() + SECONDS
+        is_free = source_id not in self._turns
         if is_free and (change := self._judged_in_mind(write)) is not None:
-            await turn.acquire()  # at once
-            end = partial(self._end, write.source_id, note, turn)
+            turn = self._enter(source_id)
+            await turn.lock.acquire()  # at once
+            end = partial(self._end, source_id, note, turn)
             written = await self._until_end(self._writes.write(change, deadline, end))
             if written is not None:
                 return written
         # In a task of its own: a caller that is cancelled does not cancel the statement.
-        task = asyncio.create_task(self._write(write, note, turn, deadline))
+        task = asyncio.create_task(self._write(write, note, deadline))
         return await asyncio.shield(self._until_end(task))
 
     async def scan(self, read: Callable[[Any], T], *, prunes: bool = False) -> T:
@@ -249,10 +258,8 @@ class PostgresqlBackend:
             return None
         return Change(write.source_id, before, line)
 
-    async def _write(
-        self, write: Write, note: Note, turn: asyncio.Lock, deadline: float
-    ) -> Written:
-        async with self._taken(turn, deadline):
+    async def _write(self, write: Write, note: Note, deadline: float) -> Written:
+        async with self._turn(write.source_id, deadline):
             while True:
                 row = await self.read(write.source_id)
                 before = None if row is None else to_watermark(row)
@@ -276,19 +283,19 @@ class PostgresqlBackend:
                         "faster; try again later."
                     )
 
-    def _end(self, source_id: str, note: Note, turn: asyncio.Lock | None, outcome: Outcome) -> None:
+    def _end(self, source_id: str, note: Note, turn: _Turn | None, outcome: Outcome) -> None:
         """Note a change that was stored, and keep in mind what is stored now."""
         if turn is not None:
-            turn.release()
+            turn.lock.release()
+            self._leave(source_id, turn)
         if not isinstance(outcome, Written):
             return
+        if outcome.after is not None:
+            self._servers.acknowledge(version_of(outcome.after))
+            if len(self._in_mind) >= MOST_IN_MIND:
+                self._in_mind.clear()
+            self._in_mind[source_id] = outcome.after
         note(outcome)
-        if outcome.after is None:
-            return
-        self._servers.acknowledge(version_of(outcome.after))
-        if len(self._in_mind) >= MOST_IN_MIND:
-            self._in_mind.clear()
-        self._in_mind[source_id] = outcome.after
 
     async def _store(self, changes: Sequence[Change], deadline: float) -> Sequence[Outcome]:
         async with self._lent(deadline, writes=True) as connection:
@@ -317,27 +324,37 @@ class PostgresqlBackend:
         if not writing.cancelled():
             writing.exception()  # of a caller that does not wait any more
 
-    def _turn(self, source_id: str) -> asyncio.Lock:
-        """Return what one write of a source holds at a time: the others would be judged again."""
+    @asynccontextmanager
+    async def _turn(self, source_id: str, deadline: float) -> AsyncIterator[None]:
+        """Let one write of this process at a time be judged: the others would be judged again."""
+        turn = self._enter(source_id)
+        try:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await turn.lock.acquire()
+            except TimeoutError:
+                raise DatabaseError(
+                    "The database did not store the change: other writes of its source wait for "
+                    "it, too; try again later."
+                ) from None
+            try:
+                yield
+            finally:
+                turn.lock.release()
+        finally:
+            self._leave(source_id, turn)
+
+    def _enter(self, source_id: str) -> _Turn:
         turn = self._turns.get(source_id)
         if turn is None:
-            turn = self._turns[source_id] = asyncio.Lock()
+            turn = self._turns[source_id] = _Turn()
+        turn.writes += 1
         return turn
 
-    @asynccontextmanager
-    async def _taken(self, turn: asyncio.Lock, deadline: float) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout_at(deadline):
-                await turn.acquire()
-        except TimeoutError:
-            raise DatabaseError(
-                "The database did not store the change: other writes of its source wait for "
-                "it, too; try again later."
-            ) from None
-        try:
-            yield
-        finally:
-            turn.release()
+    def _leave(self, source_id: str, turn: _Turn) -> None:
+        turn.writes -= 1
+        if not turn.writes:
+            del self._turns[source_id]
 
     @asynccontextmanager
     async def _lent(

@@ -12,7 +12,7 @@ from contextvars import copy_context
 
 from ladon_storage.errors import DatabaseError
 from ladon_storage.server.backend import Row
-from ladon_storage.server.changes import Written
+from ladon_storage.server.changes import Written, fault_of
 from ladon_storage.server.logs import in_one_write
 from ladon_storage.server.postgresql_writes import Change
 
@@ -104,7 +104,8 @@ class GatheredWrites:
             change: The change.
             deadline: Until when.
             end: Called with what came of it, in its caller's context, whether or not that one
-                still waits; those of a statement one after another. It must not raise.
+                still waits; those of a statement one after another. What it raises is the
+                caller's.
 
         Raises:
             DatabaseError: It is not stored, or its error says that this is not known.
@@ -139,12 +140,16 @@ class GatheredWrites:
         except Exception as error:  # each of them must be answered
             outcomes = [DatabaseError(str(error))] * len(waiting)
         with in_one_write():
-            for (_, _, end, _), outcome in zip(waiting, outcomes, strict=True):
-                end(outcome)
-        for (_, _, _, future), outcome in zip(waiting, outcomes, strict=True):
+            faults = [
+                fault_of(end, outcome)
+                for (_, _, end, _), outcome in zip(waiting, outcomes, strict=True)
+            ]
+        for (_, _, _, future), outcome, fault in zip(waiting, outcomes, faults, strict=True):
             if future.done():  # its caller was cancelled
                 continue
-            if isinstance(outcome, DatabaseError):
+            if fault is not None:
+                future.set_exception(fault)
+            elif isinstance(outcome, DatabaseError):
                 future.set_exception(DatabaseError(str(outcome)))
             else:
                 future.set_result(outcome)

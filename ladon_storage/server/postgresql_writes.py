@@ -62,11 +62,11 @@ _RECORD = (
 # A source that is not there has no row to lock. Its version must be drawn after that of the
 # deletion before it, which is why both take this lock before they draw.
 _HELD = f"held AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended(%s, {_LOCK})))"
-# A version that was lost in a failover may have been given to another change. The timestamp is
+# A version that was lost in a failover may have been given to another change. The timestamps are
 # compared, too, so that no watermark goes back by what was judged before.
 REPLACE = (
     f"WITH written AS (UPDATE watermarks SET version = {_NEXT_VERSION}, {_SET} "  # noqa: S608
-    "WHERE source_id = %s AND version = %s "
+    "WHERE source_id = %s AND version = %s AND last_run_timestamp = %s "
     "AND last_successful_timestamp IS NOT DISTINCT FROM %s::bigint "
     f"RETURNING version) {_RECORD}"
 )
@@ -86,7 +86,7 @@ _MOST_BYTES = 1 << 20
 """The length of the changes that share a statement, unless one alone is longer."""
 _GIVEN = ", ".join(
     [
-        "source_id text, before bigint",
+        "source_id text, before bigint, before_run bigint",
         *(f"w_{name} {_type_of(name)}" for name in _FIELDS),
         *(f"h_{name} {_type_of(name)}" for name in _LINE_FIELDS),
     ]
@@ -95,6 +95,7 @@ _REPLACE_ALL = (
     f"WITH given AS (SELECT * FROM json_to_recordset(%s::json) AS given({_GIVEN})), "  # noqa: S608
     "held AS MATERIALIZED (SELECT given.* FROM given JOIN watermarks USING (source_id) "
     "WHERE watermarks.version = given.before "
+    "AND watermarks.last_run_timestamp = given.before_run "
     "AND watermarks.last_successful_timestamp IS NOT DISTINCT FROM given.h_from_timestamp "
     "ORDER BY source_id FOR UPDATE OF watermarks), "
     f"written AS (UPDATE watermarks SET version = {_NEXT_VERSION}, "
@@ -106,7 +107,7 @@ _REPLACE_ALL = (
     "FROM written JOIN held USING (source_id) RETURNING source_id, version"
 )
 _KEYS = [
-    *("source_id", "before"),
+    *("source_id", "before", "before_run"),
     *(f"w_{name}" for name in _FIELDS),
     *(f"h_{name}" for name in _LINE_FIELDS),
 ]
@@ -248,7 +249,7 @@ def _fields(change: Change) -> dict[str, Any]:
     source_id, before, line = change
     assert before is not None and line.after is not None  # noqa: S101, PT018
     values = (
-        *(source_id, version_of(before)),
+        *(source_id, version_of(before), to_microseconds(before.last_run_timestamp)),
         *from_watermark(line.after),
         *from_line(source_id, before, line),
     )
@@ -264,8 +265,9 @@ def _single(change: Change) -> tuple[str, tuple[Any, ...]]:
     fields = from_watermark(line.after)
     if before is None:
         return _CREATE, (source_id, source_id, folded(source_id), *fields, *recorded)
-    judged = to_microseconds(before.last_successful_timestamp)
-    return REPLACE, (*fields, source_id, version_of(before), judged, *recorded)
+    moments = (before.last_run_timestamp, before.last_successful_timestamp)
+    judged = (version_of(before), *map(to_microseconds, moments))
+    return REPLACE, (*fields, source_id, *judged, *recorded)
 
 
 def _kept(change: Change) -> Change:

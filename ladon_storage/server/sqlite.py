@@ -41,8 +41,8 @@ T = TypeVar("T")
 _READ_TIMEOUT_SECONDS = 1.0
 _STEPS = 100_000
 """The steps of SQLite after which a scan looks whether it should end: about a millisecond."""
-_MOST_IN_MIND = 1_000
-"""The most watermarks that are kept in mind after a write."""
+_MOST_IN_MIND = 250
+"""The most watermarks that are kept in mind after a write: the largest take half a MiB."""
 _SELECT = f"SELECT {COLUMNS} FROM watermarks WHERE source_id = ?"  # noqa: S608 - a constant
 _INSERT = (
     f"INSERT INTO watermarks ({COLUMNS}) "  # noqa: S608 - a constant

@@ -101,6 +101,14 @@ def test_log_that_cannot_be_written_stops_nothing(
         logs._Handler(log).handle(record("first"))
 
 
+def test_process_without_a_log_writes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that began with its standard error closed has none."""
+    handler = logs._Handler(io.StringIO())
+    monkeypatch.setattr(sys, "stderr", None)
+    with logs.in_one_write():
+        handler.handle(record("first"))
+
+
 @pytest.mark.parametrize("text", ["", "kev", "Ünïcode 漢字", "two words"])
 def test_printable_text_is_shown_as_it_is(text: str) -> None:
     """Only what cannot be seen is replaced."""

@@ -765,6 +765,15 @@ async def test_write_of_the_version_that_was_written_last_needs_no_read(
     with pytest.raises(WatermarkConflictError, match="not stored"):
         await one.put("kev", update(6), Precondition.unchanged(fifth))
     assert len(reads) == 8
+    # Nor does a refusal whose error somebody holds make later ones read.
+    with pytest.raises(WatermarkConflictError) as held:
+        await one.put("kev", update(6), Precondition('"0"'))
+    assert (await one.put("kev", update(6))).created
+    reads.clear()
+    await one.put("kev", update(7))
+    assert not reads
+    assert held.value.status == 412
+    await two.delete("kev")
     assert (await one.put("kev", update(7))).created
     await one.put("kev", update(8))
     assert await one.delete("kev")
@@ -772,7 +781,10 @@ async def test_write_of_the_version_that_was_written_last_needs_no_read(
     await two.put("kev", update(9))
     await one.put("kev", update(10))
     actions = [each.action.value for each in (await one.history("kev")).changes]
-    assert actions == ["put"] * 3 + ["delete"] + ["put"] * 2 + ["delete"] + ["put"] * 5
+    assert actions == [
+        *("put", "put", "put", "delete", "put", "put", "delete", "put", "put", "delete"),
+        *["put"] * 5,
+    ]
     await one.close()
     await two.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import sqlite3
@@ -82,6 +83,34 @@ async def test_refused_write_leaves_its_group_alone(store: WatermarkDatabase) ->
     page = await store.page()
     assert [watermark.source_id for watermark in page.watermarks] == ["a", "b", "d"]
     assert [len((await store.history(name)).changes) for name in "abcd"] == [1, 1, 0, 1]
+
+
+async def test_log_that_raises_fails_its_own_write_alone(
+    any_store: WatermarkDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a filter of an application around may: the others are answered, and later ones too."""
+
+    def refuse(line: logging.LogRecord) -> bool:
+        if getattr(line, "source_id", None) == "s1":
+            raise LookupError("no context")
+        return True
+
+    caplog.set_level(logging.INFO)
+    names = [f"s{number}" for number in range(4)]
+    await asyncio.gather(*(any_store.put(name, update(1)) for name in names))
+    logger = logging.getLogger("ladon_storage.server.store")
+    logger.addFilter(refuse)
+    try:
+        outcomes = await asyncio.gather(
+            *(any_store.put(name, update(2)) for name in names), return_exceptions=True
+        )
+    finally:
+        logger.removeFilter(refuse)
+    assert [type(each) for each in outcomes if isinstance(each, Exception)] == [LookupError]
+    assert isinstance(outcomes[1], LookupError)
+    for name in names:
+        assert len((await any_store.history(name)).changes) == 2
+        assert not (await any_store.put(name, update(3))).created
 
 
 async def test_change_that_fails_halfway_takes_back_what_it_wrote(store: WatermarkDatabase) -> None:
