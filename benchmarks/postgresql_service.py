@@ -1,7 +1,8 @@
 """How many conditional writes a service over PostgreSQL makes durable, beside pgbench.
 
 pgbench runs the same transaction on the same server in the same repetition, over as many
-connections to the database as a service has. It reads a watermark, and writes it with its line of
+connections to the database as a service has, which are also about those with which it is fastest.
+It reads a watermark, and writes it with its line of
 history if the version is still the one that it read. What a service does besides is HTTP, JSON, the
 rule, and the log.
 
@@ -59,6 +60,7 @@ CONNECTIONS, MANY_CONNECTIONS = 32, 200
 LEAST_A_SECOND, LEAST_OF_TWO, LEAST_OF_PGBENCH = 800, 1.15, 0.5
 SOURCES, LINES = 100_000, 10
 ONE, TWO, PGBENCH, TWO_PGBENCH = "one process", "two processes", "pgbench", "two of pgbench"
+ONE_MANY, TWO_MANY = (f"{name}, {MANY_CONNECTIONS} connections" for name in (ONE, TWO))
 BARE = "a bare handler, which stores nothing"
 SETTINGS = {
     "fsync": "on",
@@ -169,15 +171,13 @@ async def compare_writes(bench: Bench, folder: Path, repetitions: int) -> None:
         contenders: dict[str, Callable[[], Awaitable[float]]] = {
             ONE: bench.writes(ONE, [one]),
             TWO: bench.writes(TWO, [one, two]),
+            ONE_MANY: bench.writes(ONE_MANY, [one], MANY_CONNECTIONS),
+            TWO_MANY: bench.writes(TWO_MANY, [one, two], MANY_CONNECTIONS),
             PGBENCH: bench.pgbench,
             TWO_PGBENCH: bench.two_of_pgbench,
             BARE: bench.writes(BARE, [bare]),
         }
         figures = await alternating("conditional writes", contenders, repetitions)
-        many = f"{ONE}, {MANY_CONNECTIONS} connections"
-        figures[many] = [
-            await bench.writes(many, [one], MANY_CONNECTIONS)() for _ in range(repetitions)
-        ]
     figures["the bare handler and pgbench, one after the other"] = [
         1 / (1 / http + 1 / stored)
         for http, stored in zip(figures[BARE], figures[PGBENCH], strict=True)
@@ -193,12 +193,14 @@ async def compare_writes(bench: Bench, folder: Path, repetitions: int) -> None:
     tables.print(shows)
     verdict("Durable conditional writes of one process a second", figures[ONE], LEAST_A_SECOND,
             at_most=False, digits=0)  # fmt: skip
-    beside = ratios(figures[TWO], figures[ONE])
-    verdict("Two processes beside one", beside, LEAST_OF_TWO, at_most=False)
+    for name, other in ((ONE, TWO), (ONE_MANY, TWO_MANY)):
+        beside = ratios(figures[other], figures[name])
+        verdict(f"{other.capitalize()}, beside one", beside, LEAST_OF_TWO, at_most=False)
     floor = ratios(figures[TWO_PGBENCH], figures[PGBENCH])
     tables.print(f"Two of pgbench beside one: {shown(floor, 2)}")
-    beside = ratios(figures[ONE], figures[PGBENCH])
-    verdict("One process beside pgbench", beside, LEAST_OF_PGBENCH, at_most=False)
+    for name in (ONE, ONE_MANY):
+        beside = ratios(figures[name], figures[PGBENCH])
+        verdict(f"{name.capitalize()}, beside pgbench", beside, LEAST_OF_PGBENCH, at_most=False)
 
 
 def fill(file: Path, sources: int) -> None:
