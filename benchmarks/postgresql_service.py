@@ -1,10 +1,9 @@
 """How many conditional writes a service over PostgreSQL makes durable, beside pgbench.
 
 pgbench runs the same transaction on the same server in the same repetition, over as many
-connections to the database as a service has, which are also about those with which it is fastest.
-It reads a watermark, and writes it with its line of
-history if the version is still the one that it read. What a service does besides is HTTP, JSON, the
-rule, and the log.
+connections to the database as a service has, which is also where it is fastest. It reads a
+watermark, and writes it with its line of history if the version is still the one that it read. What
+a service does besides is HTTP, JSON, the rule, and the log.
 
 Two processes share the machine's cores with PostgreSQL and with what loads them. Their floor is two
 of pgbench, each over as many connections to the database as a service has. What HTTP alone takes of
