@@ -21,6 +21,7 @@ from ladon_storage.collection.protocols import Position
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks import SqlSink
+from ladon_storage.sinks.sql import duckdb as duckdb_sink
 from ladon_storage.sinks.sql import duckdb_file
 from ladon_storage.testing.doubles import at, record
 
@@ -154,6 +155,25 @@ def _fail_at(patch: Any, statement: str) -> None:
 
     patch.setattr(duckdb_file.DuckdbCursor, "execute", failing(execute))
     patch.setattr(duckdb_file.DuckdbCursor, "executemany", failing(executemany))
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+@pytest.mark.parametrize("place", [0, 4, 8, 9])
+async def test_known_row_in_any_statement_of_a_page_is_known(
+    path: Path, keep: str, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB takes nothing more in a transaction that has met it, so the page is compared."""
+    monkeypatch.setattr(duckdb_sink, "_ROWS", 3)
+    known = record("known", 1)
+    page = [record(str(number), 1) for number in range(9)]
+    page.insert(place, known)
+    target = sink(path, keep)
+    async with target:
+        assert (await target.write("feed", Page([known]))).written == 1
+        assert (await target.write("feed", Page(page))).written == 9
+        assert (await target.write("other", Page(page))).written == 10
+        assert (await target.write("feed", Page(page))).written == 0
+    assert ask(path, "SELECT count(*) FROM records") == [(20,)]
 
 
 async def test_commit_that_fails_stores_nothing_and_the_sink_goes_on(

@@ -220,20 +220,20 @@ class Duckdb:
     ) -> int:
         """Pass columns of many rows; new rows and changed rows are statements of their own."""
         columns = Columns.of(records)
-        parts = range(0, len(columns), _ROWS)
-        return sum(
-            self._store(connection, source_id, _part(columns, at), now, rule) for at in parts
-        )
+        parts = [_part(columns, at) for at in range(0, len(columns), _ROWS)]
+        try:
+            return sum(self._store(connection, source_id, each, now, rule) for each in parts)
+        except IntegrityError:
+            if rule != "new":
+                raise
+            return 0  # a row is there; the caller rolls back
 
     def _store(
         self, connection: Connection, source_id: str, records: Columns, now: datetime, rule: Rule
     ) -> int:
         columns, written = _parameters(records), 0
         if rule == "new":
-            try:
-                return connection.exec_driver_sql(self._insert, (source_id, now, *columns)).rowcount
-            except IntegrityError:  # a row is there; the caller rolls back
-                return 0
+            return connection.exec_driver_sql(self._insert, (source_id, now, *columns)).rowcount
         if self._keep == "latest":
             update = self._update + (_NEWER if rule == "newer" else "")
             changed = (now, *columns, source_id)
