@@ -319,9 +319,10 @@ class WatermarkUpdate(BaseModel):
             records_collected=records_collected,
             run_id=run_id,
             lease_seconds=None if lease is None else lease.total_seconds(),
-            ledger=None,
+            ledger=None if isinstance(ledger, Mapping) else ledger,
         )
-        if ledger is not None:  # it fits: the check of the field would write and parse it again
+        if isinstance(ledger, Mapping):
+            # It fits: the check of the field would write and parse it again.
             made.__dict__["ledger"] = fitting_ledger(ledger)
         return made
 

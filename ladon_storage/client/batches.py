@@ -42,7 +42,10 @@ MOST_CALLS = 10
 """The most calls of one batch: their watermarks with the longest ledgers fit into a response."""
 
 GATHER_SECONDS = 0.002
-"""The time for which a call waits for another: a request saved is worth more to both sides."""
+"""The time for which a call waits for another: a request saved is worth more to both sides.
+
+Ten of them are the longest wait, as a batch is full then.
+"""
 
 Outcome = Watermark | StorageError | None
 """What became of one call of a batch."""

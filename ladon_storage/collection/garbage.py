@@ -24,6 +24,11 @@ _MOST = 10_000
 
 _BETWEEN_RUNS = 100_000
 """The number of objects that short runs may pass over until all are searched."""
+_OF_ALL = 4
+"""The part of all objects, a quarter, that it must be besides, as Python has it.
+
+So the search costs each object the same, however many a program holds.
+"""
 
 _are_set_aside = False
 _passed_over = 0
@@ -51,10 +56,14 @@ def objects_set_aside() -> Iterator[None]:
     finally:
         _are_set_aside = False
         _passed_over_by_runs += _unsearched()
-        gc.unfreeze()
         # What was frozen is old, and old objects are searched by a count that begins anew with each
         # freeze: a program of nothing but short runs would never search them.
-        if _passed_over_by_runs >= _BETWEEN_RUNS and gc.isenabled():
+        is_due = (
+            _passed_over_by_runs >= _BETWEEN_RUNS
+            and _passed_over_by_runs >= gc.get_freeze_count() // _OF_ALL
+        )
+        gc.unfreeze()
+        if is_due and gc.isenabled() and gc.get_threshold()[0]:
             _passed_over_by_runs = 0
             gc.collect()
 

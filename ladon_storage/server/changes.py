@@ -70,6 +70,10 @@ def fault_of(note: Callable[[Any], object], outcome: Any) -> Exception | None:
     """
     try:
         note(outcome)
+    except StopIteration as error:  # which a future refuses
+        stopped = RuntimeError("a note raised StopIteration")
+        stopped.__cause__ = error
+        return stopped
     except Exception as error:
         return error
     return None

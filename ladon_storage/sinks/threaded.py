@@ -64,6 +64,8 @@ S = TypeVar("S", bound=Store)
 class ThreadedSink(ABC, Generic[S]):
     """A sink whose storage blocks, and is used in a thread of its own.
 
+    It is used in the event loop in which it was entered.
+
     Args:
         shown: The address without its password.
         table: The name of the table.

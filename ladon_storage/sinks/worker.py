@@ -44,7 +44,10 @@ class WorkerThread:
             except RuntimeError:  # the interpreter ends, or the thread has
                 self._is_working = False
                 raise
-        return await done
+        try:
+            return await done
+        finally:
+            del done  # an error would keep this frame and the work in a cycle
 
     async def close(self, last: Callable[[], None]) -> None:
         """Do ``last`` after all other work, and end the thread; cancelling cuts neither short."""
@@ -61,6 +64,7 @@ class WorkerThread:
                 if done.cancelled():
                     continue
                 self._done.append((done, _outcome(work)))
+                del work, done  # as in `do`
                 if not self._is_reporting:
                     self._is_reporting = True
                     with suppress(RuntimeError):  # the loop is closed
@@ -85,5 +89,9 @@ class WorkerThread:
 def _outcome(work: Callable[[], Any]) -> _Outcome:
     try:
         return work(), None
+    except StopIteration as error:  # which a future refuses
+        stopped = RuntimeError("a call of the sink raised StopIteration")
+        stopped.__cause__ = error
+        return None, stopped
     except BaseException as error:
         return None, error

@@ -556,6 +556,13 @@ def test_time_that_cannot_be_read_is_none(date: str) -> None:
     assert watermark.answered_at is None
 
 
+@pytest.mark.parametrize("ledger", [[1], "text", 5, ()])
+def test_ledger_that_is_no_mapping_is_refused(ledger: Any) -> None:
+    """Stored, it would end each later run of its source."""
+    with pytest.raises(ValueError, match="ledger"):
+        WatermarkUpdate.of(JANUARY, "success", ledger=ledger)
+
+
 async def test_write_by_values_is_the_write_by_arguments(client: Client) -> None:
     """Both ways store the same fields, whatever the service knows beyond the base contract."""
     update = WatermarkUpdate.of(JANUARY, "success", run_id="R", records_collected=2)

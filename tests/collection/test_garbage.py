@@ -96,6 +96,7 @@ def test_cycles_of_many_short_runs_are_collected(monkeypatch: pytest.MonkeyPatch
     """Each run sets aside what the one before left, long before Python would search it."""
     runs, each = 40, 100
     monkeypatch.setattr(garbage, "_BETWEEN_RUNS", 10 * each)
+    monkeypatch.setattr(garbage, "_OF_ALL", 1_000_000)
     monkeypatch.setattr(garbage, "_passed_over_by_runs", 0)
     cycles = WeakSet[Cycle]()
     for _ in range(runs):
@@ -106,3 +107,33 @@ def test_cycles_of_many_short_runs_are_collected(monkeypatch: pytest.MonkeyPatch
                 cycles.add(Cycle())
     assert len(cycles) <= runs * each // 4
     assert not gc.get_freeze_count()
+
+
+def test_program_of_many_objects_is_searched_for_a_part_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The search would take longer than the runs; and what the program turned off stays off."""
+    monkeypatch.setattr(garbage, "_BETWEEN_RUNS", 1_000)
+    monkeypatch.setattr(garbage, "_passed_over_by_runs", 0)
+    monkeypatch.setattr(gc, "get_count", lambda: (700, 0, 0))
+    collected = list[int]()
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
+
+    def run() -> None:
+        with objects_set_aside():
+            cycles = [Cycle() for _ in range(700)]
+        del cycles
+
+    for _ in range(3):
+        run()
+    assert not collected
+    monkeypatch.setattr(garbage, "_OF_ALL", 1_000_000)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(0)
+    try:
+        run()
+    finally:
+        gc.set_threshold(*thresholds)
+    assert not collected
+    run()
+    assert collected

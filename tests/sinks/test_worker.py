@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -53,10 +55,32 @@ async def test_piece_that_comes_when_the_thread_is_about_to_rest_is_done() -> No
 async def test_error_of_a_piece_is_its_waiters_alone() -> None:
     """The pieces beside it have their results."""
     thread = WorkerThread()
-    wrong = thread.do(partial(int, "none"))
-    found = await asyncio.gather(thread.do(int), wrong, thread.do(int), return_exceptions=True)
+    wrong = (thread.do(partial(int, "none")), thread.do(partial(next, iter(()))))
+    async with asyncio.timeout(10):
+        found = await asyncio.gather(thread.do(int), *wrong, thread.do(int), return_exceptions=True)
     await thread.close(lambda: None)
-    assert [type(each) for each in found] == [int, ValueError, int]
+    assert [type(each) for each in found] == [int, ValueError, RuntimeError, int]
+
+
+async def test_piece_that_fails_is_let_go_with_its_error() -> None:
+    """What it held, such as a page, does not wait for a search for cycles."""
+
+    class Page:
+        def fail(self) -> None:
+            raise ValueError("full")
+
+    thread, page = WorkerThread(), Page()
+    held = weakref.ref(page)
+    gc.disable()
+    try:
+        with pytest.raises(ValueError, match="full") as error:
+            await thread.do(page.fail)
+        del page, error
+        await thread.do(int)
+        assert held() is None
+    finally:
+        gc.enable()
+    await thread.close(lambda: None)
 
 
 async def test_piece_that_has_begun_is_done_before_the_end() -> None:
