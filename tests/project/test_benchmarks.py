@@ -196,8 +196,9 @@ def test_service_over_postgresql_is_measured_beside_pgbench() -> None:
     ran = quick("postgresql_service")
     found = rows(ran.stdout)
     assert {"one process", "two processes", "pgbench", "metrics", "search"} <= set(found)
+    assert {"one process, 200 connections", "two processes, 200 connections"} <= set(found)
     assert "Back, with every field the same" in ran.stdout
-    assert ran.stdout.count(" at least ") == 3
+    assert ran.stdout.count(" at least ") == 5
 
 
 @pytest.mark.slow
