@@ -8,6 +8,8 @@ from base64 import b64encode
 from contextlib import suppress
 from typing import Self
 
+from tests.waiting import accepted_begin
+
 _BLOCK = 2**16
 
 
@@ -42,6 +44,7 @@ class ConnectProxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await accepted_begin()
         self._server.close()
         for each in self._tasks:
             each.cancel()

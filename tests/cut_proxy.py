@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import Self
 from urllib.parse import urlsplit
 
+from tests.waiting import accepted_begin
+
 _BLOCK = 2**16
 
 
@@ -39,6 +41,7 @@ class CutProxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await accepted_begin()
         self._server.close()
         self.cut()
         for each in self._tasks:
@@ -73,15 +76,20 @@ class CutProxy:
         if self.refuses:
             writer.transport.abort()
             return
-        far_reader, far_writer = await asyncio.open_connection(*self._behind)
-        pair = {writer, far_writer}
-        self._writers |= pair
-        ends: list[int] = []
-        await asyncio.gather(
-            self._copy(reader, far_writer, ends, is_answer=False),
-            self._copy(far_reader, writer, ends, is_answer=True),
-        )
-        self._writers -= pair
+        pair = {writer}
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*self._behind)
+            pair.add(far_writer)
+            self._writers |= pair
+            ends: list[int] = []
+            await asyncio.gather(
+                self._copy(reader, far_writer, ends, is_answer=False),
+                self._copy(far_reader, writer, ends, is_answer=True),
+            )
+        finally:
+            self._writers -= pair
+            for each in pair:
+                each.transport.abort()
 
     async def _copy(
         self,

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 
 from ladon_storage import StorageServiceClient
 from ladon_storage.client.pool import Pool
+from tests.waiting import accepted_begin
 
 End = Literal["stay", "close", "reset", "stall"]
 
@@ -92,6 +93,7 @@ class RawServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await accepted_begin()
         self._server.close()
         self.hang_up()
         for writer in self._under_way.values():
