@@ -6,13 +6,11 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 
-from ladon_storage.collection import garbage
 from tests.mariadb import mariadb
 from tests.postgres import postgres
 from tests.redis_server import _redis_server, redis_server
@@ -62,14 +60,6 @@ def _handlers() -> Iterator[None]:
     before = list(handlers)
     yield
     handlers[:] = before
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _search_of_others() -> Iterator[None]:
-    """Let a run in one test not come upon what another one left behind, which would fail it."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(garbage, "_BETWEEN_RUNS", sys.maxsize)
-        yield
 
 
 @pytest.fixture

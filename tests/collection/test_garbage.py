@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from weakref import WeakSet
@@ -93,15 +92,6 @@ def test_cycles_that_are_set_aside_are_collected_in_a_long_run(
         assert len(cycles) <= documents
 
 
-@pytest.fixture
-def searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let what other tests left behind be found before, where it fails nothing."""
-    with monkeypatch.context() as patched:
-        patched.setattr(sys, "unraisablehook", lambda _: None)
-        gc.collect()
-
-
-@pytest.mark.usefixtures("searched")
 def test_cycles_of_many_short_runs_are_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run sets aside what the one before left, long before Python would search it."""
     runs, each = 40, 100
