@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _MANY = 500
-"""The new objects of one document that are worth being passed over."""
+"""The new objects of a run, or of one document, that are worth being passed over."""
 
 _INTERVAL = 1_000_000
 """The number of objects that are passed over until all are searched."""
@@ -23,13 +23,14 @@ _MOST = 10_000
 """The objects of one document that count: an interval has at least a hundred documents."""
 
 _BETWEEN_RUNS = 100_000
-"""The number of objects that short runs may pass over until all are searched."""
+"""The number of objects that runs may pass over one after another until all are searched."""
 _OF_ALL = 4
 """The part of all objects, a quarter, that it must be besides, as Python has it.
 
 So the search costs each object the same, however many a program holds.
 """
 
+_may_set_aside = False
 _are_set_aside = False
 _passed_over = 0
 _passed_over_by_runs = 0
@@ -37,35 +38,50 @@ _passed_over_by_runs = 0
 
 @contextmanager
 def objects_set_aside() -> Iterator[None]:
-    """Freeze existing objects for the garbage collector while a run makes records.
+    """Let a run freeze objects for the garbage collector as soon as it makes many.
 
     Records live as long as a page. Without the freeze, the collector scans all objects of the
-    process every few pages: an eighth of the cost of a first collection. Where another run or the
-    program has frozen objects already, nothing is changed.
+    process every few pages: an eighth of the cost of a first collection. A run that makes few
+    freezes none, and the program's garbage is collected as ever. Where another run or the program
+    has frozen objects already, nothing is changed.
     """
-    global _are_set_aside, _passed_over_by_runs
+    global _may_set_aside
     # Counting takes as long as a scan: not once for each of many concurrent runs.
-    if _are_set_aside or gc.get_freeze_count():
+    if _may_set_aside or gc.get_freeze_count():
         yield
         return
-    _passed_over_by_runs += _unsearched()
-    gc.freeze()
-    _are_set_aside = True
+    _may_set_aside = True
     try:
         yield
     finally:
-        _are_set_aside = False
-        _passed_over_by_runs += _unsearched()
-        # What was frozen is old, and old objects are searched by a count that begins anew with each
-        # freeze: a program of nothing but short runs would never search them.
-        is_due = (
-            _passed_over_by_runs >= _BETWEEN_RUNS
-            and _passed_over_by_runs >= gc.get_freeze_count() // _OF_ALL
-        )
-        gc.unfreeze()
-        if is_due and gc.isenabled() and gc.get_threshold()[0]:
-            _passed_over_by_runs = 0
-            gc.collect()
+        _may_set_aside = False
+        if _are_set_aside:
+            _put_back()
+
+
+def note_made(count: int) -> None:
+    """Set aside what exists, if a run has made many objects for the first time."""
+    global _are_set_aside, _passed_over_by_runs
+    if _may_set_aside and not _are_set_aside and count >= _MANY:
+        _are_set_aside = True
+        _passed_over_by_runs += max(_unsearched() - count, 0)
+        gc.freeze()
+
+
+def _put_back() -> None:
+    global _are_set_aside, _passed_over_by_runs
+    _are_set_aside = False
+    _passed_over_by_runs += _unsearched()
+    # What was frozen is old, and old objects are searched by a count that begins anew with each
+    # freeze: a program of nothing but such runs would never search them.
+    is_due = (
+        _passed_over_by_runs >= _BETWEEN_RUNS
+        and _passed_over_by_runs >= gc.get_freeze_count() // _OF_ALL
+    )
+    gc.unfreeze()
+    if is_due and gc.isenabled() and gc.get_threshold()[0]:
+        _passed_over_by_runs = 0
+        gc.collect()
 
 
 def _unsearched() -> int:
@@ -86,13 +102,14 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         if collects:
-            if _are_set_aside and (count := gc.get_count()[0]) >= _MANY:
+            if _may_set_aside and (count := gc.get_count()[0]) >= _MANY:
                 _set_more_aside(count)
             gc.enable()
 
 
 def _set_more_aside(count: int) -> None:
     global _passed_over
+    note_made(count)
     _passed_over += min(count, _MOST)
     if _passed_over >= _INTERVAL:
         _passed_over = 0

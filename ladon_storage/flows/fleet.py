@@ -28,6 +28,7 @@ from prefect.tasks import Task
 
 from ladon_storage.client.metrics import count_collected
 from ladon_storage.collection.credentials import secret_lookup
+from ladon_storage.collection.garbage import note_made, objects_set_aside
 from ladon_storage.collection.ledger import Counts
 from ladon_storage.collection.protocols import Limits, WatermarkStore
 from ladon_storage.collection.run import Report, run
@@ -206,10 +207,12 @@ class Collector:
         async def work() -> None:
             for each in left:
                 await self._collect_one(each)
+                note_made(self.tally.sums["ended"])
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(work())
+        with objects_set_aside():
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(work())
 
     async def _collect_one(self, each: Collected) -> None:
         name, began = each.name, time.monotonic()

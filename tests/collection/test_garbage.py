@@ -10,7 +10,7 @@ from weakref import WeakSet
 import pytest
 
 from ladon_storage.collection import garbage
-from ladon_storage.collection.garbage import objects_set_aside, uncollected
+from ladon_storage.collection.garbage import note_made, objects_set_aside, uncollected
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +60,39 @@ def test_many_objects_are_set_aside_in_a_run_alone() -> None:
     kept = made()
     assert not gc.get_freeze_count()
     with objects_set_aside():
+        kept += made()
         before = gc.get_freeze_count()
         kept += made()
-        assert gc.get_freeze_count() >= before + garbage._MANY
+        assert gc.get_freeze_count() >= before + garbage._MANY > 2 * garbage._MANY
+
+    assert not gc.get_freeze_count()
+
+
+def test_run_that_makes_few_objects_leaves_collection_as_it_is() -> None:
+    """A thousand short runs would end as many searches of the program before they are due."""
+    counted = list[tuple[int, int, int]]()
+    with objects_set_aside():
+        with uncollected():
+            kept = [[each] for each in range(garbage._MANY // 2)]
+        note_made(len(kept))
+        counted.append(gc.get_count())
+        assert not gc.get_freeze_count()
+
+    # Far from a number at which Python searches by itself.
+    assert gc.get_count()[1:] == counted[0][1:]
+
+
+def test_records_of_a_source_with_a_parser_of_its_own_are_set_aside() -> None:
+    """The engine counts what it is given."""
+    with objects_set_aside():
+        note_made(garbage._MANY - 1)
+        assert not gc.get_freeze_count()
+        note_made(garbage._MANY)
+        before = gc.get_freeze_count()
+        assert before
+        kept = [[each] for each in range(100)]
+        note_made(2 * garbage._MANY)
+        assert gc.get_freeze_count() <= before < before + len(kept)
 
     assert not gc.get_freeze_count()
 
@@ -92,7 +122,7 @@ def test_cycles_that_are_set_aside_are_collected_in_a_long_run(
         assert len(cycles) <= documents
 
 
-def test_cycles_of_many_short_runs_are_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cycles_of_many_runs_are_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run sets aside what the one before left, long before Python would search it."""
     runs, each = 40, 100
     monkeypatch.setattr(garbage, "_BETWEEN_RUNS", 10 * each)
@@ -103,6 +133,7 @@ def test_cycles_of_many_short_runs_are_collected(monkeypatch: pytest.MonkeyPatch
         for _ in range(each // 4):
             cycles.add(Cycle())
         with objects_set_aside():
+            note_made(garbage._MANY)
             for _ in range(each // 4):
                 cycles.add(Cycle())
     assert len(cycles) <= runs * each // 4
@@ -121,6 +152,7 @@ def test_program_of_many_objects_is_searched_for_a_part_of_them(
 
     def run() -> None:
         with objects_set_aside():
+            note_made(garbage._MANY)
             cycles = [Cycle() for _ in range(700)]
         del cycles
 
