@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from benchmarks.contenders.ours import AVAILABLE
 from benchmarks.feeds import FEEDS
@@ -55,7 +54,24 @@ TARGETS = [
     (DELTA, DLT_DELTA, 1.0, ("mebibytes",)),
     (DUCKDB, ARROW, 1.0, ("mebibytes",)),
 ]
+# How each keeps its records, of the steps that are taken alone.
+STORED = {SQLITE: "sqlite", SQLITE_ALL: "sqlite", DELTA: "parquet", DUCKDB: "duckdb"}
 NAMED = {"cpu": "CPU", "seconds": "wall", "mebibytes": "peak memory"}
+READ = {
+    "http": "aiohttp",
+    "orjson": "orjson.loads",
+    "texts": "texts",
+    "hash": "blake2b",
+    "times": "times",
+}
+STEPS = {**READ, "sqlite": "SQLite"}
+BESIDE = {
+    "json": "json.loads",
+    "disk": "write and fsync",
+    "disk seconds": "its wall",
+    "parquet": "Arrow and parquet",
+    "duckdb": "DuckDB",
+}
 Figures = dict[str, dict[str, list[float]]]
 
 
@@ -106,7 +122,7 @@ async def compare(
     return taken
 
 
-def show(name: str, records: int, taken: Figures) -> None:
+def show(name: str, records: int, taken: Figures, floors: dict[str, list[float]]) -> None:
     """Print the figures of one feed, and whether its targets are met."""
     shows = table(
         FEEDS[name].title(records),
@@ -128,7 +144,12 @@ def show(name: str, records: int, taken: Figures) -> None:
             for kind in what:
                 beside = ratios(taken[ours][kind], taken[peer][kind])
                 title = f"{ours} / {peer}: {NAMED[kind]}"
-                verdict(title, beside, most, at_most=True, of=FEEDS[name].title(records))
+                floor: list[float] = []
+                if kind == "cpu":
+                    alone = 1e6 * median(taken[peer][kind]) / records
+                    floor = [each / alone for each in together(floors, STORED[ours])]
+                of = FEEDS[name].title(records)
+                verdict(title, beside, most, at_most=True, of=of, floor=floor)
 
 
 async def show_counting_links(folder: Path, server: str, records: int, repetitions: int) -> None:
@@ -141,43 +162,36 @@ async def show_counting_links(folder: Path, server: str, records: int, repetitio
     tables.print(shows)
 
 
-STEPS = {
-    "http": "aiohttp",
-    "orjson": "orjson.loads",
-    "texts": "texts",
-    "hash": "blake2b",
-    "times": "times",
-    "sqlite": "SQLite",
-}
-BESIDE = {
-    "json": "json.loads",
-    "disk": "write and fsync",
-    "disk seconds": "its wall",
-    "parquet": "Arrow and parquet",
-    "duckdb": "DuckDB",
-}
+async def floors_of(
+    folder: Path, name: str, url: str, records: int, repetitions: int
+) -> dict[str, list[float]]:
+    """Return what each step of a feed takes alone, in microseconds a record."""
+    found: dict[str, list[float]] = {}
+    for _ in range(repetitions):
+        each = await outcome(folder, "floors", url, FEEDS[name].times[0], str(folder))
+        for what, seconds in each.items():
+            found.setdefault(what, []).append(1e6 * seconds / records)
+    return found
 
 
-async def show_floors(
-    folder: Path, server: str, sizes: dict[str, int], repetitions: int, script: dict[str, float]
+def together(floors: dict[str, list[float]], stored: str) -> list[float]:
+    """Return what all steps take with one way to store the records."""
+    return [sum(each) for each in zip(*(floors[kind] for kind in (*READ, stored)), strict=True)]
+
+
+def show_floors(
+    floors: dict[str, dict[str, list[float]]], sizes: dict[str, int], script: dict[str, float]
 ) -> None:
     """Print what each step takes alone, and all of them beside the ``script``, CPU seconds."""
     of_sqlite = table("Floors, CPU µs a record", ("feed",), (*STEPS.values(), "together / script"))
     of_others = table("Other floors, CPU µs a record", ("feed",), tuple(BESIDE.values()))
-    for name, records in sizes.items():
-        found: dict[str, list[float]] = {}
-        for _ in range(repetitions):
-            url = f"{server}/{name}?count={records}"
-            each = await outcome(folder, "floors", url, FEEDS[name].times[0], str(folder))
-            for what, seconds in each.items():
-                found.setdefault(what, []).append(1e6 * seconds / records)
-        title = FEEDS[name].title(records)
-        together = [sum(each) for each in zip(*(found[kind] for kind in STEPS), strict=True)]
-        alone = 1e6 * script[name] / records
+    for name, found in floors.items():
+        title = FEEDS[name].title(sizes[name])
+        alone = 1e6 * script[name] / sizes[name]
         of_sqlite.add_row(
             title,
             *(shown(found[kind], 2) for kind in STEPS),
-            shown([each / alone for each in together], 2),
+            shown([each / alone for each in together(found, "sqlite")], 2),
         )
         of_others.add_row(title, *(shown(found[kind], 2) for kind in BESIDE))
     tables.print(of_sqlite)
@@ -193,7 +207,8 @@ async def main(*, quick: bool) -> None:
     names = contenders()
     sizes = {name: 2_000 if quick else feed.records for name, feed in FEEDS.items()}
     repetitions = 1 if quick else 5
-    found: dict[str, Any] = {}
+    found: dict[str, Figures] = {}
+    floors: dict[str, dict[str, list[float]]] = {}
     with TemporaryDirectory() as folder:
         async with feeds() as server:
             for name, records in sizes.items():
@@ -201,10 +216,11 @@ async def main(*, quick: bool) -> None:
                 url = f"{server}/{name}?count={records}"
                 await outcome(Path(folder), "floors", url, FEEDS[name].times[0], folder)
                 found[name] = await compare(Path(folder), url, name, records, names, repetitions)
-                show(name, records, found[name])
+                floors[name] = await floors_of(Path(folder), name, url, records, repetitions)
+                show(name, records, found[name], floors[name])
             await show_counting_links(Path(folder), server, sizes["six"], repetitions)
             script = {name: median(each[SCRIPT]["cpu"]) for name, each in found.items()}
-            await show_floors(Path(folder), server, sizes, repetitions, script)
+            show_floors(floors, sizes, script)
     tables.record_of_script.figures = {
         FEEDS[name].title(sizes[name]): {
             who: [1e6 * cpu / sizes[name] for cpu in each["cpu"]] for who, each in taken.items()

@@ -121,6 +121,7 @@ async def compare_additions(folder: Path, server: str, many: int, repetitions: i
             MILLISECONDS[sink][count],
             at_most=True,
             digits=1,
+            floor=figures[f"the floor of {count:,}"] if sink == "SQLite" else (),
         )
 
 

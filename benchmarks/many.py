@@ -149,7 +149,7 @@ async def main(*, quick: bool) -> None:
     for named, ratio in beside.items():
         verdict(f"sources beside {named}", ratio, TARGET, at_most=True)
     what = "a source with nothing new, milliseconds of CPU in both processes"
-    verdict(what, both, MILLISECONDS, at_most=True)
+    verdict(what, both, MILLISECONDS, at_most=True, floor=together)
     growth = ratios(grown[str(10 * few)], grown[str(few)])
     verdict(f"{10 * few:,} sources beside {few:,}", growth, GROWTH, at_most=True)
     tables.print(

@@ -135,6 +135,7 @@ def verdict(
     at_most: bool,
     of: str = "",
     digits: int = 2,
+    floor: Sequence[float] = (),
 ) -> None:
     """Say whether the median of ``figures`` meets its target.
 
@@ -145,15 +146,25 @@ def verdict(
         at_most: Whether lower is better.
         of: The data that they were taken of, where there are several.
         digits: The decimals to print.
+        floor: What it cannot be better than, as far as that was measured.
     """
     is_met = median(figures) <= target if at_most else median(figures) >= target
     wanted = f"{'at most' if at_most else 'at least'} {round(target, 2):g}"
     measured = shown(figures, digits)
+    least = shown(floor, digits) if floor else ""
     tables.record_of_script.verdicts.append(
-        {"what": what, "of": of, "measured": measured, "wanted": wanted, "met": is_met}
+        {
+            "what": what,
+            "of": of,
+            "measured": measured,
+            "floor": least,
+            "wanted": wanted,
+            "met": is_met,
+        }
     )
     name = f"{what}, {of}" if of else what
-    tables.print(f"{name}: {measured}; {wanted} is {'met' if is_met else 'NOT MET'}")
+    beside = f", its floor {least}" if least else ""
+    tables.print(f"{name}: {measured}{beside}; {wanted} is {'met' if is_met else 'NOT MET'}")
 
 
 def describe(*libraries: str) -> None:

@@ -104,7 +104,7 @@ def targets(verdicts: list[Found]) -> str:
 
 
 def slower(found: dict[str, Found]) -> Iterator[str]:
-    """Yield what is slower than a peer, and the targets that are missed."""
+    """Yield what is slower than a peer, and the targets that are missed, beside their floors."""
     figures = found.get("feed", {}).get("figures", {})
     if any(each["quick"] for each in found.values()):
         yield PROVISIONAL
@@ -120,15 +120,16 @@ def slower(found: dict[str, Found]) -> Iterator[str]:
         rows = [[who, *(each.get(feed, "") for feed in figures)] for who, each in behind.items()]
         yield "Slower than a peer; an empty cell is one where it is not."
         yield markdown(columns, rows)
+    told = ("wanted", "measured", "floor")
     missed = [
-        [script, each["what"], each["measured"], each["wanted"]]
+        [script, ", ".join(filter(None, (each["what"], each["of"]))), *map(each.get, told)]
         for script, kept in found.items()
         for each in kept["verdicts"]
-        if not each["met"] and script != "feed"
+        if not each["met"]
     ]
     if missed:
-        yield "Other targets that are missed:"
-        yield markdown(["script", "", "measured", "target"], missed, texts=2)
+        yield "Targets that are missed, and the floors that were measured with them:"
+        yield markdown(["script", "", "target", "measured", "floor"], missed, texts=3)
 
 
 def markdown(columns: list[str], rows: list[list[str]], texts: int = 1) -> str:

@@ -284,3 +284,5 @@ def test_verdict_goes_by_the_median(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert [line.endswith("NOT MET") for line in lines] == [False, True, True, False]
     assert lines[0] == "low: 0.50 (0.40–9.00); at most 0.5 is met"
+    measuring.verdict("low", [2], 1, at_most=True, floor=[1.4, 1.5, 1.6])
+    assert "low: 2.00 (2.00–2.00), its floor 1.50 (1.40–1.60); at most" in capsys.readouterr().out
