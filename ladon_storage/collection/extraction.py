@@ -31,7 +31,6 @@ from ladon_storage.collection.findings import (
     warn,
     warn_of_clock,
 )
-from ladon_storage.collection.garbage import note_made
 from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.ledger import ExtractionResult
 from ladon_storage.collection.prefetch import prefetch
@@ -208,7 +207,6 @@ class Extraction:
             is_sane = page.asked_at <= self._began + _LONGEST_LEAD
             self._horizon = page.asked_at if is_sane else self._began
         counts.note(page, keeps_ids=self._is_full_snapshot)
-        note_made(counts.delivered)
         stored = page.records
         if self._run.stored.is_bounded:
             stored = [each for each in stored if each.timestamp in self._run.stored]

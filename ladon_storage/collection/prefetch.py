@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Self
 
+from ladon_storage.collection.garbage import note_made
 from ladon_storage.collection.records import Page
 
 MAX_PREFETCH_CHARS = 6 * 2**20
@@ -66,6 +67,8 @@ class _Prefetch:
         self._most = most
         self._waiting: list[Page] = []
         self._characters = 0
+        self._records = 0
+        """The records of all pages so far."""
         self._end: BaseException | None = None
         self._arrived = -math.inf
         """The time at which the last page arrived."""
@@ -127,6 +130,8 @@ class _Prefetch:
                     self._note_arrival()
                     self._waiting.append(page)
                     self._characters += page.characters
+                    self._records += len(page)
+                    note_made(self._records)
                     del page  # it is the sink's alone, and goes when it is stored
                     self._changed.set()
                     if self._characters < self._most:

@@ -70,18 +70,23 @@ async def test_success_is_written_only_after_the_sink_was_left() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_objects_of_the_process_are_no_garbage_to_look_for_during_a_run(fails: bool) -> None:
-    """They are set aside as long as records are made, and looked at again afterwards."""
+    """They are set aside once many records were made, and looked at again afterwards."""
     seen: list[int] = []
+    many = [record(str(number), 10) for number in range(1_000)]
+
+    def look_first() -> None:
+        seen.append(gc.get_freeze_count())
 
     def look() -> None:
-        seen.append(gc.get_freeze_count())
+        look_first()
         if fails:
             raise SourceError("the feed is gone")
 
     with pytest.raises(SourceError) if fails else nullcontext():
-        await collected(ScriptedSource([look]), MemorySink(), ScriptedStorage())
+        source = ScriptedSource([many[:1], look_first, many, many[:1], look])
+        await collected(source, MemorySink(), ScriptedStorage())
 
-    assert seen[0] > 0
+    assert seen[0] == 0 < seen[1]
     assert gc.get_freeze_count() == 0
 
 
