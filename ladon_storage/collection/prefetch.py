@@ -46,8 +46,8 @@ async def prefetch(
 
     Args:
         pages: The pages.
-        most: The characters of waiting pages at which the source must wait, for a sink of which one
-            large commit costs less than two.
+        most: The characters of waiting pages at which the source must wait, where a sink has a
+            number of its own.
     """
     ahead = _Prefetch(pages, most or MAX_PREFETCH_CHARS)
     try:

@@ -204,8 +204,9 @@ class Sink(Protocol):
     """A sink that makes records durable, entered before its first page and left after its last.
 
     It may support more: `SupportsPosition`, `SupportsRemoval`, `SupportsReversion`,
-    `SupportsLookup`, `SupportsCount`. One whose large commits cost less than small ones may have
-    ``batch_characters``, the characters of waiting pages that it takes at once.
+    `SupportsLookup`, `SupportsCount`. It may have ``batch_characters``, the characters of waiting
+    pages that it takes at once: more where a large commit costs less than two, fewer where what
+    waits is memory that it needs itself.
     """
 
     async def __aenter__(self) -> Self: ...

@@ -110,6 +110,8 @@ class Duckdb:
 
     example = "duckdb:///records.duckdb"
     insert = staticmethod(insert)
+    batch_characters = 2**21
+    """A third of the usual: its commits cost little, and what waits beside DuckDB's own memory."""
 
     def __init__(self, url: URL, table: str, keep: Keep) -> None:
         try:
