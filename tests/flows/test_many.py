@@ -138,7 +138,9 @@ async def test_objects_of_the_process_are_set_aside_once_for_many_sources(
     await collector.collect(sources, 1)
 
     assert tally.counts.records_new == len(names)
-    assert frozen[:3] == [0, 0, 0] < frozen[3:4] == frozen[4:]
+    assert frozen[:3] == [0, 0, 0]
+    # Some of them end meanwhile; no more are added.
+    assert frozen[3] >= frozen[4] > 0
     assert gc.get_freeze_count() == 0
 
 
