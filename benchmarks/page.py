@@ -120,9 +120,14 @@ def slower(found: dict[str, Found]) -> Iterator[str]:
         rows = [[who, *(each.get(feed, "") for feed in figures)] for who, each in behind.items()]
         yield "Slower than a peer; an empty cell is one where it is not."
         yield markdown(columns, rows)
-    told = ("wanted", "measured", "floor")
     missed = [
-        [script, ", ".join(filter(None, (each["what"], each["of"]))), *map(each.get, told)]
+        [
+            script,
+            ", ".join(filter(None, (each["what"], each["of"]))),
+            each["wanted"],
+            each["measured"],
+            each.get("floor", ""),  # none where it was kept before there were floors
+        ]
         for script, kept in found.items()
         for each in kept["verdicts"]
         if not each["met"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 _MANY = 500
 """The new objects of a run, or of one document, that are worth being passed over."""
@@ -32,6 +33,8 @@ So the search costs each object the same, however many a program holds.
 
 _may_set_aside = False
 _are_set_aside = False
+_changing = Lock()
+"""Held while the two change, and what is frozen with them: runs may be in several threads."""
 _passed_over = 0
 _passed_over_by_runs = 0
 
@@ -54,31 +57,36 @@ def objects_set_aside() -> Iterator[None]:
     try:
         yield
     finally:
-        _may_set_aside = False
-        if _are_set_aside:
-            _put_back()
+        _put_back()
 
 
 def note_made(count: int) -> None:
     """Set aside what exists, if a run has made many objects for the first time."""
     global _are_set_aside, _passed_over_by_runs
-    if _may_set_aside and not _are_set_aside and count >= _MANY:
-        _are_set_aside = True
-        _passed_over_by_runs += max(_unsearched() - count, 0)
-        gc.freeze()
+    if count < _MANY or _are_set_aside or not _may_set_aside:
+        return
+    with _changing:
+        if _may_set_aside and not _are_set_aside:
+            _are_set_aside = True
+            _passed_over_by_runs += max(_unsearched() - count, 0)
+            gc.freeze()
 
 
 def _put_back() -> None:
-    global _are_set_aside, _passed_over_by_runs
-    _are_set_aside = False
-    _passed_over_by_runs += _unsearched()
-    # What was frozen is old, and old objects are searched by a count that begins anew with each
-    # freeze: a program of nothing but such runs would never search them.
-    is_due = (
-        _passed_over_by_runs >= _BETWEEN_RUNS
-        and _passed_over_by_runs >= gc.get_freeze_count() // _OF_ALL
-    )
-    gc.unfreeze()
+    global _may_set_aside, _are_set_aside, _passed_over_by_runs
+    is_due = False
+    with _changing:
+        _may_set_aside = False
+        if _are_set_aside:
+            _are_set_aside = False
+            _passed_over_by_runs += _unsearched()
+            # What was frozen is old, and old objects are searched by a count that begins anew with
+            # each freeze: a program of nothing but such runs would never search them.
+            is_due = (
+                _passed_over_by_runs >= _BETWEEN_RUNS
+                and _passed_over_by_runs >= gc.get_freeze_count() // _OF_ALL
+            )
+            gc.unfreeze()
     if is_due and gc.isenabled() and gc.get_threshold()[0]:
         _passed_over_by_runs = 0
         gc.collect()
@@ -98,11 +106,12 @@ def uncollected() -> Iterator[None]:
     """
     collects = gc.isenabled()
     gc.disable()
+    before = gc.get_count()[0]
     try:
         yield
     finally:
         if collects:
-            if _may_set_aside and (count := gc.get_count()[0]) >= _MANY:
+            if _may_set_aside and (count := gc.get_count()[0] - before) >= _MANY:
                 _set_more_aside(count)
             gc.enable()
 
@@ -115,4 +124,6 @@ def _set_more_aside(count: int) -> None:
         _passed_over = 0
         gc.unfreeze()
         gc.collect()
-    gc.freeze()
+    with _changing:
+        if _are_set_aside:
+            gc.freeze()

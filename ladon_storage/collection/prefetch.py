@@ -86,7 +86,11 @@ class _Prefetch:
     async def __anext__(self) -> list[Page]:
         while not self._waiting:
             if self._end is not None:
-                raise self._end
+                end, self._end = self._end, StopAsyncIteration()
+                try:
+                    raise end
+                finally:
+                    del end  # it has this frame and the pages in its traceback: a cycle
             self._changed.clear()
             await self._changed.wait()
         await self._gather()
@@ -122,6 +126,8 @@ class _Prefetch:
         self.cancel()
         if not self._fetching.done():
             await asyncio.wait({self._fetching})
+        # An error that nobody was told has this object in its traceback.
+        self._end = StopAsyncIteration()
 
     async def _fetch(self) -> None:
         try:

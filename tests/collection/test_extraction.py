@@ -434,18 +434,19 @@ async def test_source_waits_when_enough_is_read_ahead(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize(("most", "sizes"), [(5_000, [1, 5, 5]), (2_000, [1, 2, 2, 2, 2, 2])])
 async def test_sink_has_as_much_at_once_as_it_asks_for(
-    is_shared: bool, monkeypatch: pytest.MonkeyPatch
+    most: int, sizes: list[int], is_shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One large commit into an index costs less than two of half its size."""
+    """One large commit into an index costs less than two; another sink has memory of its own."""
     for name in ("QUICK_SECONDS", "GATHER_SECONDS"):
         monkeypatch.setattr(ahead, name, 60.0)
     monkeypatch.setattr(ahead, "MAX_PREFETCH_CHARS", 3_000)
     pages = [[record(str(number), number, value="x" * 1_000)] for number in range(11)]
     sink = RememberingSink()
-    sink.batch_characters = 5_000  # type: ignore[attr-defined]
+    sink.batch_characters = most  # type: ignore[attr-defined]
     await World(cast(MemorySink, SharedSink(sink)) if is_shared else sink).run(*pages)
-    assert sink.sizes == [1, 5, 5]
+    assert sink.sizes == sizes
 
 
 async def test_page_that_is_stored_is_not_held_while_the_next_one_is_awaited(

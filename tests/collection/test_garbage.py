@@ -15,8 +15,9 @@ from ladon_storage.collection.garbage import note_made, objects_set_aside, uncol
 
 @pytest.fixture(autouse=True)
 def collecting() -> Iterator[None]:
-    """Collect garbage by the usual rules, whatever a test before this one froze, and after it."""
+    """Collect garbage by the usual rules, whatever a test before this one froze or left."""
     gc.unfreeze()
+    gc.collect()
     yield
     gc.unfreeze()
     gc.enable()
@@ -80,6 +81,35 @@ def test_run_that_makes_few_objects_leaves_collection_as_it_is() -> None:
 
     # Far from a number at which Python searches by itself.
     assert gc.get_count()[1:] == counted[0][1:]
+
+
+def test_documents_of_few_objects_leave_what_others_made_where_it_is() -> None:
+    """Each would set aside the cycles of the runs before, and nothing would search them."""
+    young = [[each] for each in range(garbage._MANY)]
+    with objects_set_aside():
+        with uncollected():
+            young += [[each] for each in range(10)]
+        assert not gc.get_freeze_count()
+        kept = made()
+        before = gc.get_freeze_count()
+        assert before
+        with uncollected():
+            young += [[each] for each in range(10)]
+        assert gc.get_freeze_count() <= before < before + len(kept)
+
+
+def test_objects_of_documents_do_not_count_as_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are no garbage: what is made beside them decides when all is searched."""
+    monkeypatch.setattr(garbage, "_BETWEEN_RUNS", 3 * garbage._MANY)
+    monkeypatch.setattr(garbage, "_OF_ALL", 1_000_000)
+    monkeypatch.setattr(garbage, "_passed_over_by_runs", 0)
+    collected = list[int]()
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
+    kept = []
+    for _ in range(10):
+        with objects_set_aside():
+            kept.append(made())
+    assert not collected
 
 
 def test_records_of_a_source_with_a_parser_of_its_own_are_set_aside() -> None:

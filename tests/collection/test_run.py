@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from ladon_storage.collection import lease as turn
 from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.ledger import ExtractionResult
 from ladon_storage.collection.protocols import Run
+from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import Report, extract, run
 from ladon_storage.errors import (
     ConfigurationError,
@@ -88,6 +90,33 @@ async def test_objects_of_the_process_are_no_garbage_to_look_for_during_a_run(fa
 
     assert seen[0] == 0 < seen[1]
     assert gc.get_freeze_count() == 0
+
+
+async def test_page_of_a_source_that_failed_ends_with_its_run() -> None:
+    """No cycle keeps it until garbage is searched: of many sources, many may fail."""
+
+    class Document:
+        """The parsed document from which the pages are."""
+
+    kept: list[weakref.ref[Document]] = []
+
+    class Failing(ScriptedSource):
+        async def pages(
+            self, start: datetime | None, until: datetime | None
+        ) -> AsyncIterator[Page]:
+            document = Document()
+            kept.append(weakref.ref(document))
+            yield Page([record("1", 10)])
+            raise SourceError("the feed is gone")
+
+    gc.disable()
+    try:
+        with suppress(SourceError):
+            await collected(Failing(), MemorySink(), ScriptedStorage())
+        await asyncio.sleep(0)  # the task that read it ends
+        assert [each() for each in kept] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_objects_that_the_program_set_aside_stay_so() -> None:

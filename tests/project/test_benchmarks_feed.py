@@ -103,11 +103,12 @@ def test_page_changes_only_the_parts_that_were_taken() -> None:
     """The figures of a script that did not run stay as they are."""
     text = "".join(f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in ("slower", "a", "b"))
     verdict = {"what": "CPU", "of": "", "measured": "2 (1–3)", "wanted": "at most 1", "met": False}
-    verdict |= {"floor": "1.5 (1–2)"}
-    written = page.page(text, {"a": found("a", verdicts=[verdict])})
+    with_floor = {**verdict, "what": "wall", "floor": "1.5 (1–2)"}
+    written = page.page(text, {"a": found("a", verdicts=[verdict, with_floor])})
     assert "2026-01-01, commit `abc`" in written
     assert "| CPU | at most 1 | **2 (1–3)** |" in written
-    assert "| a | CPU | at most 1 | 2 (1–3) | 1.5 (1–2) |" in written
+    assert "| a | CPU | at most 1 | 2 (1–3) |  |" in written
+    assert "| a | wall | at most 1 | 2 (1–3) | 1.5 (1–2) |" in written
     assert written.endswith("<!-- b -->\nold\n<!-- /b -->\n")
 
 
