@@ -86,11 +86,7 @@ class _Prefetch:
     async def __anext__(self) -> list[Page]:
         while not self._waiting:
             if self._end is not None:
-                end, self._end = self._end, StopAsyncIteration()
-                try:
-                    raise end
-                finally:
-                    del end  # it has this frame and the pages in its traceback: a cycle
+                raise self._end
             self._changed.clear()
             await self._changed.wait()
         await self._gather()
@@ -126,8 +122,8 @@ class _Prefetch:
         self.cancel()
         if not self._fetching.done():
             await asyncio.wait({self._fetching})
-        # An error that nobody was told has this object in its traceback.
-        self._end = StopAsyncIteration()
+        # The error has this object and its pages in its traceback, and would keep them in a cycle.
+        self._end = RuntimeError("the pages are closed")
 
     async def _fetch(self) -> None:
         try:

@@ -119,7 +119,7 @@ async def test_source_that_fails_leaves_the_others_alone(
 async def test_objects_of_the_process_are_set_aside_once_for_many_sources(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Prefect's would be searched every few hundred sources: a tenth of what the run costs."""
+    """Prefect's would be searched every few hundred sources, which costs more than some of them."""
     monkeypatch.setattr(garbage, "_MANY", 3)
     frozen: list[int] = []
 

@@ -111,7 +111,7 @@ class Duckdb:
     example = "duckdb:///records.duckdb"
     insert = staticmethod(insert)
     batch_characters = 2**21
-    """A third of the usual: its commits cost little, and what waits beside DuckDB's own memory."""
+    """A third of the usual, as what waits is beside DuckDB's own memory; more commits cost CPU."""
 
     def __init__(self, url: URL, table: str, keep: Keep) -> None:
         try:
