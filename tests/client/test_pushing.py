@@ -53,7 +53,10 @@ async def text(address: str) -> str:
         return await answer.text()
 
 
-@pytest.mark.skipif(GATEWAY is None, reason="the Pushgateway is Debian's")
+@pytest.mark.skipif(
+    GATEWAY is None,
+    reason="there is no Pushgateway; install it: apt-get install prometheus-pushgateway",
+)
 async def test_metrics_of_a_run_stay_after_it(
     gateway: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

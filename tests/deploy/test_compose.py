@@ -161,7 +161,10 @@ def test_dashboard_and_alerts_are_those_that_are_shipped() -> None:
     assert str(Path(dashboard).parent) == provider["options"]["path"]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is Debian's prometheus")
+@pytest.mark.skipif(
+    shutil.which("promtool") is None,
+    reason="there is no promtool; install it: apt-get install prometheus",
+)
 def test_configuration_of_prometheus_passes_its_own_check(tmp_path: Path) -> None:
     """As its container has it: with the alerts beside it, and the token in a file."""
     token = tmp_path / "token"

@@ -158,7 +158,9 @@ def test_runs_of_collect_many_find_the_file_that_was_deployed() -> None:
     assert {"name": "LADON_FILE", "value": "/etc/ladon/ladon.toml"} in container["env"]
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")
+@pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="there is no kubectl; install Kubernetes' own"
+)
 def test_kustomization_builds() -> None:
     """With the same objects, in its namespace, and the image that it names."""
     done = subprocess.run(

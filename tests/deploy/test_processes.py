@@ -162,7 +162,9 @@ async def test_services_of_the_compose_file_share_one_database(host: Host) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(NGINX is None, reason="nginx is Debian's nginx-light")
+@pytest.mark.skipif(
+    NGINX is None, reason="there is no nginx; install it: apt-get install nginx-light"
+)
 async def test_balancer_refuses_no_write_while_a_service_is_replaced(host: Host) -> None:
     """One ends in order and comes again, as in an update; then the other one is killed."""
     async with two_services(host) as processes:
@@ -316,7 +318,9 @@ async def test_prefect_server_has_a_database_of_its_own(tmp_path: Path) -> None:
                 psycopg.connect(address, password=given[secret.name])
 
 
-@pytest.mark.skipif(NGINX is None, reason="nginx is Debian's nginx-light")
+@pytest.mark.skipif(
+    NGINX is None, reason="there is no nginx; install it: apt-get install nginx-light"
+)
 def test_configuration_of_the_balancer_passes_its_own_check(host: Host) -> None:
     """With the names of the services replaced, which only their network knows."""
     assert NGINX is not None

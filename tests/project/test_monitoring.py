@@ -151,7 +151,9 @@ def test_each_alert_has_its_cases() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is Debian's, in prometheus")
+@pytest.mark.skipif(
+    PROMTOOL is None, reason="there is no promtool; install it: apt-get install prometheus"
+)
 def test_alerts_fire_at_a_fault_and_are_silent_without_one(tmp_path: Path) -> None:
     """Prometheus's own tool evaluates each rule over both series."""
     fires_now = 'count(ALERTS{alertname="%s", alertstate="firing"}) or vector(0)'
@@ -180,7 +182,9 @@ def test_alerts_fire_at_a_fault_and_are_silent_without_one(tmp_path: Path) -> No
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is Debian's, in prometheus")
+@pytest.mark.skipif(
+    PROMTOOL is None, reason="there is no promtool; install it: apt-get install prometheus"
+)
 def test_prometheus_reads_the_configuration(tmp_path: Path) -> None:
     """The shipped configuration and its rules are valid."""
     for file in ("prometheus.yml", "alerts.yml"):
