@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import RLock
 
 _MANY = 500
 """The new objects of a run, or of one document, that are worth being passed over."""
@@ -33,8 +33,11 @@ So the search costs each object the same, however many a program holds.
 
 _may_set_aside = False
 _are_set_aside = False
-_changing = Lock()
-"""Held while the two change, and what is frozen with them: runs may be in several threads."""
+_changing = RLock()
+"""Held while the two change, and what is frozen with them: runs may be in several threads.
+
+A collection meanwhile may end a run that was abandoned, in the same thread.
+"""
 _passed_over = 0
 _passed_over_by_runs = 0
 
@@ -53,33 +56,42 @@ def objects_set_aside() -> Iterator[None]:
     if _may_set_aside or gc.get_freeze_count():
         yield
         return
-    _may_set_aside = True
     try:
+        _may_set_aside = True
         yield
     finally:
         _put_back()
 
 
-def note_made(count: int) -> None:
-    """Set aside what exists, if a run has made many objects for the first time."""
+def note_made(count: int, in_use: int = 0) -> None:
+    """Set aside what exists, if a run has made many objects for the first time.
+
+    Args:
+        count: The objects that it made.
+        in_use: How many of them are certainly no garbage.
+    """
     global _are_set_aside, _passed_over_by_runs
     if count < _MANY or _are_set_aside or not _may_set_aside:
         return
+    unsearched = _unsearched()
     with _changing:
         if _may_set_aside and not _are_set_aside:
             _are_set_aside = True
-            _passed_over_by_runs += max(_unsearched() - count, 0)
+            _passed_over_by_runs += max(unsearched - in_use, 0)
             gc.freeze()
+            if not _may_set_aside:  # the run ended by a collection just now
+                _are_set_aside = False
+                gc.unfreeze()
 
 
 def _put_back() -> None:
     global _may_set_aside, _are_set_aside, _passed_over_by_runs
-    is_due = False
+    is_due, unsearched = False, _unsearched()
     with _changing:
         _may_set_aside = False
         if _are_set_aside:
             _are_set_aside = False
-            _passed_over_by_runs += _unsearched()
+            _passed_over_by_runs += unsearched
             # What was frozen is old, and old objects are searched by a count that begins anew with
             # each freeze: a program of nothing but such runs would never search them.
             is_due = (
@@ -104,21 +116,22 @@ def uncollected() -> Iterator[None]:
 
     In a run, many objects that were made inside are set aside as well.
     """
-    collects = gc.isenabled()
-    gc.disable()
-    before = gc.get_count()[0]
+    collects, before = gc.isenabled(), gc.get_count()[0]
     try:
+        gc.disable()
         yield
     finally:
         if collects:
-            if _may_set_aside and (count := gc.get_count()[0] - before) >= _MANY:
-                _set_more_aside(count)
-            gc.enable()
+            try:
+                if _may_set_aside and (count := gc.get_count()[0] - before) >= _MANY:
+                    _set_more_aside(count)
+            finally:
+                gc.enable()
 
 
 def _set_more_aside(count: int) -> None:
     global _passed_over
-    note_made(count)
+    note_made(count, in_use=count)
     _passed_over += min(count, _MOST)
     if _passed_over >= _INTERVAL:
         _passed_over = 0

@@ -151,6 +151,9 @@ class _Prefetch:
             if self._closing or isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             self._end = error
+            if isinstance(error, StopAsyncIteration):  # of its `aclose`: it would pass for the end
+                self._end = RuntimeError("the pages raised StopAsyncIteration while they closed")
+                self._end.__cause__ = error
         else:
             self._end = StopAsyncIteration()
         self._changed.set()

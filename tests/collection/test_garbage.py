@@ -112,6 +112,41 @@ def test_objects_of_documents_do_not_count_as_passed_over(monkeypatch: pytest.Mo
     assert not collected
 
 
+def test_records_that_a_run_did_not_make_do_not_hide_what_it_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A page of columns is a few objects, and the same records may be delivered again."""
+    monkeypatch.setattr(garbage, "_BETWEEN_RUNS", 1_000)
+    monkeypatch.setattr(garbage, "_OF_ALL", 1_000_000)
+    monkeypatch.setattr(garbage, "_passed_over_by_runs", 0)
+    cycles = WeakSet[Cycle]()
+    for _ in range(100):
+        with objects_set_aside():
+            for _ in range(25):
+                cycles.add(Cycle())
+            note_made(10 * garbage._MANY)
+    assert len(cycles) <= 1_000
+
+
+def test_run_that_a_collection_ends_while_objects_are_set_aside_leaves_none_frozen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An abandoned run ends in whatever thread collects it, also in the middle of this."""
+    abandoned = objects_set_aside()
+    abandoned.__enter__()
+    freeze = gc.freeze
+
+    def freeze_and_end() -> None:
+        monkeypatch.undo()
+        abandoned.__exit__(None, None, None)
+        freeze()
+
+    monkeypatch.setattr(gc, "freeze", freeze_and_end)
+    note_made(garbage._MANY)
+    assert not gc.get_freeze_count()
+    assert not garbage._are_set_aside
+
+
 def test_records_of_a_source_with_a_parser_of_its_own_are_set_aside() -> None:
     """The engine counts what it is given."""
     with objects_set_aside():

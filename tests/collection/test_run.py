@@ -9,7 +9,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -117,6 +117,34 @@ async def test_page_of_a_source_that_failed_ends_with_its_run() -> None:
         assert [each() for each in kept] == [None]
     finally:
         gc.enable()
+
+
+async def test_source_whose_closing_looks_like_its_end_fails() -> None:
+    """What fails in its middle is no complete reading, however it closes."""
+
+    class Pages:
+        def __init__(self) -> None:
+            self.left = [Page([record("1", 10)])]
+
+        def __aiter__(self) -> Self:
+            return self
+
+        async def __anext__(self) -> Page:
+            if self.left:
+                return self.left.pop()
+            raise OSError("cut off")
+
+        async def aclose(self) -> None:
+            raise StopAsyncIteration
+
+    class Odd(ScriptedSource):
+        def pages(self, start: datetime | None, until: datetime | None) -> Any:
+            return Pages()
+
+    storage = ScriptedStorage()
+    with pytest.raises(RuntimeError, match="while they closed"):
+        await collected(Odd(), MemorySink(), storage)
+    assert storage.calls[-1] == "failed"
 
 
 async def test_objects_that_the_program_set_aside_stay_so() -> None:
