@@ -217,6 +217,7 @@ async def loaded(
     app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app)
     await runner.setup()
+    others = asyncio.all_tasks()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         port = runner.addresses[0][1]
@@ -228,6 +229,10 @@ async def loaded(
             patched.setattr(load, "time", clock)
             await asyncio.to_thread(load.main, [port], 2, 0.1, methods or ("GET", "PUT"))
     finally:
+        # A load that meets a refusal hangs up at once. A connection that is being accepted while
+        # its server is closed would stay open.
+        while ending := asyncio.all_tasks() - others:
+            await asyncio.wait(ending)
         await runner.cleanup()
 
 
