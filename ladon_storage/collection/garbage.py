@@ -118,7 +118,10 @@ def uncollected() -> Iterator[None]:
     """
     collects, before = gc.isenabled(), gc.get_count()[0]
     try:
-        gc.disable()
+        # Where it is off, another thread is inside, and may turn it on before this line: whoever
+        # turns it off turns it on again, and nobody else does.
+        if collects:
+            gc.disable()
         yield
     finally:
         if collects:

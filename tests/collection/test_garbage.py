@@ -56,6 +56,25 @@ def test_collection_that_the_program_turned_off_stays_off() -> None:
     assert not gc.isenabled()
 
 
+def test_collection_is_on_after_threads_that_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that found it off, because the other was inside, must not turn it off afterwards."""
+    other = uncollected()
+    other.__enter__()
+    is_enabled = gc.isenabled
+
+    def while_the_other_ends() -> bool:
+        monkeypatch.undo()
+        found = is_enabled()
+        other.__exit__(None, None, None)
+        return found
+
+    monkeypatch.setattr(gc, "isenabled", while_the_other_ends)
+    with uncollected():
+        pass
+
+    assert gc.isenabled()
+
+
 def test_many_objects_are_set_aside_in_a_run_alone() -> None:
     """Elsewhere nothing ends what was frozen; a run does at its end."""
     kept = made()
