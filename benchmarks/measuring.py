@@ -34,7 +34,7 @@ class Tables(Console):
     """The output of a script, whose tables are recorded."""
 
     def __init__(self) -> None:
-        # The widest table, and the longest verdict, are not broken: tests and people read them by line.
+        # No table and no verdict is wider: tests and people read them by line.
         super().__init__(width=160, highlight=False)
         self.record_of_script = Record()
 

@@ -161,7 +161,7 @@ async def each_of(
     shown: Display | None = None,
 ) -> list[Outcome]:
     """Return the outcome of each job, with bounded concurrency."""
-    import asyncio
+    from ladon_storage.collection.workers import run_workers
 
     outcomes: dict[int, Outcome] = {}
     left = iter(enumerate(jobs))
@@ -172,9 +172,7 @@ async def each_of(
             if shown is not None:
                 shown.ended(job.source.name)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(concurrency, len(jobs))):
-            group.create_task(work())
+    await run_workers(min(concurrency, len(jobs)), work)
     return [outcomes[number] for number in sorted(outcomes)]
 
 

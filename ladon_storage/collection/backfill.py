@@ -39,6 +39,7 @@ from ladon_storage.collection.sharing import SharedSink
 from ladon_storage.collection.stores import watermark_store
 from ladon_storage.collection.summaries import one_line
 from ladon_storage.collection.windows import StoredProgress
+from ladon_storage.collection.workers import run_workers
 from ladon_storage.errors import (
     CollectionError,
     ConfigurationError,
@@ -221,12 +222,7 @@ class _Backfill:
             while self._left:
                 await self._read(self._left.popleft())
             return
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(workers, len(self._left))):
-                    group.create_task(self._work(workers))
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        await run_workers(min(workers, len(self._left)), lambda: self._work(workers))
         failed, self._failed = self._failed, []
         if self._left:  # all workers failed one after another: the source is down
             raise self._error(failed)

@@ -6,10 +6,13 @@ visible where the error leaves the engine: the error, its class and its tracebac
 
 from __future__ import annotations
 
+import asyncio
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from ladon_storage.errors import LadonStorageError, SourceError, visible
+from ladon_storage.errors import CollectionError, LadonStorageError, SourceError, visible
 
 _MOST = 100
 """The most errors of a chain that are looked at; it may be a circle."""
@@ -31,6 +34,31 @@ def errors_made_visible(source_id: str) -> Iterator[None]:
             raise
         text = visible(f"{type(error).__name__}: {said}")
         raise SourceError(text, source_id).with_traceback(error.__traceback__) from None
+
+
+@contextmanager
+def cancellations_checked(source_id: str) -> Iterator[None]:
+    """Let no cancellation leave that nobody asked for.
+
+    A source, a sink or a storage raises one where it awaits what was cancelled. As the end of a
+    task it is no error: whatever waits for several tasks would take it for well done.
+
+    Raises:
+        CollectionError: In place of a cancellation, where this task is not cancelled.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise CollectionError(
+            f"The run of source {source_id!r} ended by a cancellation that nobody asked for, in "
+            f"{Path(place.filename).name}, line {place.lineno}: what is awaited there was "
+            "cancelled by something else. Catch it there.",
+            source_id,
+        ) from error
 
 
 def _make_visible(error: BaseException) -> None:

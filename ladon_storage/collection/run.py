@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from ladon_storage.collection.extraction import Extraction
-from ladon_storage.collection.foreign_errors import errors_made_visible
+from ladon_storage.collection.foreign_errors import cancellations_checked, errors_made_visible
 from ladon_storage.collection.garbage import objects_set_aside
 from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.lease import SourceLease
@@ -95,7 +95,7 @@ async def extract(
         SinkError: The sink failed.
         WatermarkConflictError: Another run took over; only with ``lease``.
     """
-    with errors_made_visible(source.source_id):
+    with cancellations_checked(source.source_id), errors_made_visible(source.source_id):
         async with sink:
             if lease is None:
                 begin = ResumePoint(run.asked.start)
@@ -147,7 +147,8 @@ async def run(
         SourceBusyError: Another run holds the source; nothing was touched. With ``wait``, it still
             did after an hour.
         WatermarkConflictError: Another run was faster; its watermark was left as it is.
-        LadonStorageError: The storage, the source or the sink failed.
+        LadonStorageError: The storage, the source or the sink failed, or raised a cancellation that
+            nobody asked for.
     """
     began = time.monotonic()
     asked = TimeRange(since, until)
@@ -161,27 +162,29 @@ async def run(
 
     this = Run(run_id, limits, clock, noted, when_busy=when_busy)
     _check_source(source)
-    await storage.health_check()
-    if asked.is_bounded:
-        collected = await extract(source, sink, replace(this, asked=asked, stored=asked))
-        return _report(source, run_id, collected, began, backfill=True)
-    lease = SourceLease(storage, source.source_id, this)
-    if not await lease.read():
-        return _skipped(lease, began)
-    try:
-        if not await lease.begin():
+    with cancellations_checked(source.source_id):
+        await storage.health_check()
+        if asked.is_bounded:
+            collected = await extract(source, sink, replace(this, asked=asked, stored=asked))
+            return _report(source, run_id, collected, began, backfill=True)
+        lease = SourceLease(storage, source.source_id, this)
+        if not await lease.read():
             return _skipped(lease, began)
-        async with lease.renewed():
-            collected = await extract(source, sink, this, lease)
-        collected = _with_lateness(collected, lease)
-        after = latest(lease.before, collected.candidate)
-        await lease.commit(after, collected.records_written, _kept(collected, source))
-    except BaseException as error:
-        # A coroutine that is being closed cannot await; after a conflict another run is in charge.
-        if not isinstance(error, WatermarkConflictError | GeneratorExit):
-            await lease.abort(error, _kept(_with_lateness(so_far, lease), source))
-        raise
-    return _report(source, run_id, collected, began, before=lease.before, after=after)
+        try:
+            if not await lease.begin():
+                return _skipped(lease, began)
+            async with lease.renewed():
+                collected = await extract(source, sink, this, lease)
+            collected = _with_lateness(collected, lease)
+            after = latest(lease.before, collected.candidate)
+            await lease.commit(after, collected.records_written, _kept(collected, source))
+        except BaseException as error:
+            # A coroutine that is being closed cannot await; after a conflict another run is in
+            # charge.
+            if not isinstance(error, WatermarkConflictError | GeneratorExit):
+                await lease.abort(error, _kept(_with_lateness(so_far, lease), source))
+            raise
+        return _report(source, run_id, collected, began, before=lease.before, after=after)
 
 
 def _check_source(source: Source) -> None:

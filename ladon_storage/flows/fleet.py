@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import logging
 import pickle
@@ -35,6 +34,7 @@ from ladon_storage.collection.run import Report, run
 from ladon_storage.collection.sharing import CheckedStorage, SharedSink
 from ladon_storage.collection.standby import Holder, WhenBusy
 from ladon_storage.collection.summaries import code, instant_or_never, one_line, source_label
+from ladon_storage.collection.workers import run_workers
 from ladon_storage.connect import batched, share_hosts_of, shared_client
 from ladon_storage.errors import ConfigurationError, LadonStorageError, SourceBusyError
 from ladon_storage.events import FAILED, GAP, SKIPPED, emit_of_source
@@ -210,9 +210,7 @@ class Collector:
                 note_made(self.tally.sums["ended"])
 
         with objects_set_aside():
-            async with asyncio.TaskGroup() as group:
-                for _ in range(concurrency):
-                    group.create_task(work())
+            await run_workers(concurrency, work)
 
     async def _collect_one(self, each: Collected) -> None:
         name, began = each.name, time.monotonic()

@@ -38,6 +38,7 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from ladon_storage.collection.summaries import one_line
+from ladon_storage.collection.workers import run_workers
 from ladon_storage.errors import CollectionError, ConfigurationError
 from ladon_storage.flows.part_runs import PartRun
 from ladon_storage.flows.zombies import CONFIRMED, MISSED, frequency, keep_sweeping
@@ -125,12 +126,7 @@ async def by_task_runner(
             done(group, outcome)
 
     with ThreadPoolExecutor(workers, "ladon-groups") as threads:
-        try:
-            async with asyncio.TaskGroup() as lanes:
-                for _ in range(min(workers, len(groups))):
-                    lanes.create_task(work(threads))
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        await run_workers(min(workers, len(groups)), lambda: work(threads))
 
 
 def _outcome(future: PrefectFuture[Any]) -> Any:

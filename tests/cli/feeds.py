@@ -66,6 +66,13 @@ class Broken(Own):
         {}["missing"]
 
 
+class Lost(Own):
+    async def pages(self, start, until):
+        import asyncio
+        yield Page()
+        raise asyncio.CancelledError
+
+
 class Stuck(Own):
     source_id: str = "stuck"
 
@@ -76,4 +83,4 @@ class Stuck(Own):
         print("reading", flush=True)
         await asyncio.Event().wait()
 """
-"""A module with sources of one's own: one that works, one with a mistake, one without an end."""
+"""A module with sources of one's own: one that works, some with a mistake, one without an end."""

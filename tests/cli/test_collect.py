@@ -107,6 +107,20 @@ async def test_source_that_fails_says_why_once(ladon: Command) -> None:
     assert "403" in (watermark.error_message or "")
 
 
+async def test_source_that_ends_by_a_cancellation_from_within_has_failed(ladon: Command) -> None:
+    """It has its line, and the others are collected."""
+    ladon.write("own.py", OWN)
+    async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed:
+        ladon.write("ladon.toml", project(feed, '[sources.own]\nkind = "own:Lost"\n'))
+        called = await ladon.later("collect", "--all", "--json")
+    assert {each["name"]: each["outcome"] for each in called.json} == {
+        "kev": "done",
+        "own": "failed",
+    }
+    assert called.code == 1
+    assert "a cancellation that nobody asked for" in called.err
+
+
 async def test_two_names_of_one_source_are_not_collected_at_once(ladon: Command) -> None:
     """The second finds the source held, or another run faster; nothing is stored twice."""
     async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed:

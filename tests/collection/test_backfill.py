@@ -306,6 +306,23 @@ async def test_fault_of_a_source_s_own_code_is_a_failed_window(
     assert "2024-01-03T00:00:00+00:00" in caplog.text
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+async def test_window_that_ends_by_a_cancellation_from_within_has_failed(workers: int) -> None:
+    """Its worker would end silently, and the backfill would be complete without it."""
+
+    class Lost(Archive):
+        async def pages(
+            self, start: datetime | None, until: datetime | None
+        ) -> AsyncIterator[Page]:
+            if start == START + 2 * DAY:
+                raise asyncio.CancelledError
+            async for page in super().pages(start, until):
+                yield page
+
+    with pytest.raises(CollectionError, match="a cancellation that nobody asked for"):
+        await read(Lost(), kept(), workers=workers)
+
+
 @pytest.mark.parametrize("workers", [0, -1, 65])
 async def test_wrong_number_of_workers_is_refused(workers: int) -> None:
     """The bounds are in the sentence."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import pytest
 
-from ladon_storage.collection.foreign_errors import errors_made_visible
-from ladon_storage.errors import SourceError
+from ladon_storage.collection.foreign_errors import cancellations_checked, errors_made_visible
+from ladon_storage.errors import CollectionError, SourceError
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,38 @@ def test_error_without_a_text_stays_what_it_is() -> None:
     """The class alone says what went wrong."""
     with pytest.raises(SilentError), errors_made_visible("own"):
         raise SilentError("x")
+
+
+async def test_cancellation_that_nobody_asked_for_is_an_error() -> None:
+    """A task that ends with it would look as if its caller had cancelled it."""
+    lost = asyncio.get_running_loop().create_future()
+    lost.cancel()
+    place = r"'own' ended by .* in test_foreign_errors\.py, line \d+:"
+    with pytest.raises(CollectionError, match=place), cancellations_checked("own"):
+        await lost
+
+
+async def test_cancellation_of_the_task_stays_one() -> None:
+    """Its caller waits for it."""
+
+    async def work() -> None:
+        with cancellations_checked("own"):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_time_that_is_over_stays_a_timeout() -> None:
+    """It cancels the task, and takes that back."""
+
+    async def work() -> None:
+        async with asyncio.timeout(0):
+            with cancellations_checked("own"):
+                await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        await work()

@@ -20,6 +20,7 @@ from ladon_storage.collection.protocols import Run
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import Report, extract, run
 from ladon_storage.errors import (
+    CollectionError,
     ConfigurationError,
     InvalidResponseError,
     LadonStorageError,
@@ -144,6 +145,22 @@ async def test_source_whose_closing_looks_like_its_end_fails() -> None:
     storage = ScriptedStorage()
     with pytest.raises(RuntimeError, match="while they closed"):
         await collected(Odd(), MemorySink(), storage)
+    assert storage.calls[-1] == "failed"
+
+
+@pytest.mark.parametrize("where", ["source", "sink", "storage"])
+async def test_cancellation_from_within_fails_the_run(where: str) -> None:
+    """Whatever runs many sources would take it for the end of a task that its caller cancelled."""
+    lost = asyncio.CancelledError()
+    source = ScriptedSource([[record("1", 10)], *([lost] if where == "source" else [])])
+    sink = MemorySink(*([lost] if where == "sink" else []))
+    storage = ScriptedStorage()
+    if where == "storage":
+        storage.plan("success", lost)
+
+    with pytest.raises(CollectionError, match="a cancellation that nobody asked for"):
+        await collected(source, sink, storage)
+
     assert storage.calls[-1] == "failed"
 
 
@@ -328,7 +345,6 @@ async def test_success_without_a_timestamp_is_not_a_missing_watermark() -> None:
         (SourceError("the feed\n  is down", "feed"), "SourceError: the feed is down"),
         (SinkError("the disk is full", "feed"), "SinkError: the disk is full"),
         (ValueError(), "ValueError"),
-        (asyncio.CancelledError(), "cancelled"),
         (SystemExit(1), "SystemExit: 1"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
     ],

@@ -1,4 +1,4 @@
-"""A source that notes the process that reads it, for workers of task runners."""
+"""Sources that note the process that reads them, for workers of task runners."""
 
 from __future__ import annotations
 
@@ -35,3 +35,15 @@ class Noted(BaseModel):
             os.close(file)
         await asyncio.sleep(self.seconds)
         yield Page([Record.of("1", datetime(2024, 1, 1, tzinfo=UTC), {"id": "1"})])
+
+
+class Lost(Noted):
+    """A source that awaits something that was cancelled."""
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        """Yield the record, and raise the cancellation of another task."""
+        async for page in super().pages(start, until):
+            yield page
+        lost = asyncio.get_running_loop().create_future()
+        lost.cancel()
+        await lost

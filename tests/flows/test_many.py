@@ -32,6 +32,7 @@ from ladon_storage.settings import StorageSettings
 from ladon_storage.testing.doubles import MemorySink, ScriptedSource, ScriptedStorage, record
 from tests.flaky import Flaky
 from tests.flows.test_artifacts import events_of
+from tests.flows.test_fan_out import read_by
 from tests.tables import table
 
 DAY = timedelta(days=1)
@@ -90,6 +91,24 @@ async def test_many_sources_are_collected_in_one_run(
     assert watermark
     assert watermark.last_successful_timestamp == datetime(2024, 1, 1, tzinfo=UTC)
     assert len(await rows_of("ladon-collect-many")) == 30
+
+
+async def test_source_that_ends_by_a_cancellation_from_within_has_failed(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """Each would end its worker silently, and after a few nobody would collect what is left."""
+    kinds = 4 * ["Lost"] + ["Noted"]
+    sources = [
+        {
+            "kind": f"tests.flows.noted_sources:{kind}",
+            "source_id": f"s-{number}",
+            "folder": str(tmp_path),
+        }
+        for number, kind in enumerate(kinds)
+    ]
+    with pytest.raises(CollectionError, match=r"4 of 5 sources failed: .*nobody asked for"):
+        await collect_many(sources, sink=sink(tmp_path), storage=storage, concurrency=2)
+    assert len(read_by(tmp_path)) == len(sources)
 
 
 async def test_source_that_fails_leaves_the_others_alone(
