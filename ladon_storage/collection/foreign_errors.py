@@ -38,7 +38,7 @@ def errors_made_visible(source_id: str) -> Iterator[None]:
 
 @contextmanager
 def cancellations_checked(source_id: str) -> Iterator[None]:
-    """Let no cancellation leave that nobody asked for.
+    """Let no cancellation leave that was not requested.
 
     A source, a sink or a storage raises one where it awaits what was cancelled. As the end of a
     task it is no error: whatever waits for several tasks would take it for well done.
@@ -54,7 +54,7 @@ def cancellations_checked(source_id: str) -> Iterator[None]:
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise CollectionError(
-            f"The run of source {source_id!r} ended by a cancellation that nobody asked for, in "
+            f"The run of source {source_id!r} ended by a cancellation that was not requested, in "
             f"{Path(place.filename).name}, line {place.lineno}: what is awaited there was "
             "cancelled by something else. Catch it there.",
             source_id,

@@ -148,7 +148,7 @@ async def run(
             did after an hour.
         WatermarkConflictError: Another run was faster; its watermark was left as it is.
         LadonStorageError: The storage, the source or the sink failed, or raised a cancellation that
-            nobody asked for.
+            was not requested.
     """
     began = time.monotonic()
     asked = TimeRange(since, until)

@@ -19,7 +19,7 @@ async def run_workers(count: int, work: Callable[[], Coroutine[Any, Any, None]])
         work: Makes the coroutine of one.
 
     Raises:
-        CollectionError: One ended by a cancellation that nobody asked for, which a group of tasks
+        CollectionError: One ended by a cancellation that was not requested, which a group of tasks
             takes for well done: what it had begun is not done.
     """
     try:
@@ -29,6 +29,6 @@ async def run_workers(count: int, work: Callable[[], Coroutine[Any, Any, None]])
         raise errors.exceptions[0] from None
     if cancelled := sum(each.cancelled() for each in workers):
         raise CollectionError(
-            f"{cancelled} of {count} workers ended by a cancellation that nobody asked for, and "
+            f"{cancelled} of {count} workers ended by a cancellation that was not requested, and "
             "did not finish what they had begun. Run it again."
         )

@@ -118,7 +118,7 @@ async def test_source_that_ends_by_a_cancellation_from_within_has_failed(ladon: 
         "own": "failed",
     }
     assert called.code == 1
-    assert "a cancellation that nobody asked for" in called.err
+    assert "a cancellation that was not requested" in called.err
 
 
 async def test_two_names_of_one_source_are_not_collected_at_once(ladon: Command) -> None:

@@ -55,7 +55,7 @@ async def test_collect_runs_the_flow_where_prefect_is_configured(ladon: Command)
         async with get_client() as client:
             before = await runs(client)
             called = await ladon.later("collect", "kev", "broken", "--json")
-            assert await runs(client) == before + 2
+            assert await runs(client) == before + 2, called.err
     assert called.code == 1
     done, failed = called.json
     assert (done["outcome"], done["records_new"]) == ("done", 2)
