@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prefect import get_client
 from prefect.client import base
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.tasks import Task
 from yarl import URL
 
@@ -35,7 +35,11 @@ def prefect_server(pytestconfig: pytest.Config) -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness
 
     os.environ |= UNNEEDED
-    with prefect_test_harness(server_startup_timeout=180):
+    with (
+        prefect_test_harness(server_startup_timeout=180),
+        # At the pace of `no_waiting`, its five attempts end before a lock of the server's SQLite.
+        temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 200}),
+    ):
         # Prefect leaves connections to its own server open; any other that is left is our fault.
         port = URL(str(PREFECT_API_URL.value())).port
         unclosed = rf"unclosed <socket\.socket .*raddr=\('127\.0\.0\.1', {port}\)"
