@@ -7,12 +7,15 @@ visible where the error leaves the engine: the error, its class and its tracebac
 from __future__ import annotations
 
 import asyncio
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ladon_storage.errors import CollectionError, LadonStorageError, SourceError, visible
+
+_LIBRARIES = tuple(map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 
 _MOST = 100
 """The most errors of a chain that are looked at; it may be a circle."""
@@ -49,16 +52,28 @@ def cancellations_checked(source_id: str) -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if _is_requested(error):
             raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
         raise CollectionError(
             f"The run of source {source_id!r} ended by a cancellation that was not requested, in "
-            f"{Path(place.filename).name}, line {place.lineno}: what is awaited there was "
-            "cancelled by something else. Catch it there.",
+            f"{_place(error)}: what is awaited there was cancelled by something else. Catch it "
+            "there.",
             source_id,
         ) from error
+
+
+def _is_requested(error: asyncio.CancelledError) -> bool:
+    # A class of its own is another way to end a run: Prefect's timeouts raise theirs anywhere.
+    task = asyncio.current_task()
+    return type(error) is not asyncio.CancelledError or task is None or task.cancelling() > 0
+
+
+def _place(error: BaseException) -> str:
+    """Return the line that raised an error, or that called the library which did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [each for each in frames if not each.filename.startswith(_LIBRARIES)]
+    place = (own or frames)[-1]
+    return f"{Path(place.filename).name}, line {place.lineno}"
 
 
 def _make_visible(error: BaseException) -> None:

@@ -170,7 +170,8 @@ async def run(
         lease = SourceLease(storage, source.source_id, this)
         if not await lease.read():
             return _skipped(lease, began)
-        try:
+    try:
+        with cancellations_checked(source.source_id):
             if not await lease.begin():
                 return _skipped(lease, began)
             async with lease.renewed():
@@ -178,13 +179,12 @@ async def run(
             collected = _with_lateness(collected, lease)
             after = latest(lease.before, collected.candidate)
             await lease.commit(after, collected.records_written, _kept(collected, source))
-        except BaseException as error:
-            # A coroutine that is being closed cannot await; after a conflict another run is in
-            # charge.
-            if not isinstance(error, WatermarkConflictError | GeneratorExit):
-                await lease.abort(error, _kept(_with_lateness(so_far, lease), source))
-            raise
-        return _report(source, run_id, collected, began, before=lease.before, after=after)
+    except BaseException as error:
+        # A coroutine that is being closed cannot await; after a conflict another run is in charge.
+        if not isinstance(error, WatermarkConflictError | GeneratorExit):
+            await lease.abort(error, _kept(_with_lateness(so_far, lease), source))
+        raise
+    return _report(source, run_id, collected, began, before=lease.before, after=after)
 
 
 def _check_source(source: Source) -> None:

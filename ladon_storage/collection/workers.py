@@ -22,11 +22,17 @@ async def run_workers(count: int, work: Callable[[], Coroutine[Any, Any, None]])
         CollectionError: One ended by a cancellation that was not requested, which a group of tasks
             takes for well done: what it had begun is not done.
     """
+    error: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
             workers = [group.create_task(work()) for _ in range(count)]
     except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        error = errors.exceptions[0]
+    try:
+        if error is not None:  # not above, where the group would take the place of its context
+            raise error
+    finally:
+        del error
     if cancelled := sum(each.cancelled() for each in workers):
         raise CollectionError(
             f"{cancelled} of {count} workers ended by a cancellation that was not requested, and "

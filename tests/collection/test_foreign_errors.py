@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from dataclasses import dataclass
 
 import pytest
@@ -38,13 +40,43 @@ def test_error_without_a_text_stays_what_it_is() -> None:
         raise SilentError("x")
 
 
-async def test_cancellation_that_nobody_asked_for_is_an_error() -> None:
+async def test_cancellation_that_was_not_requested_is_an_error() -> None:
     """A task that ends with it would look as if its caller had cancelled it."""
-    lost = asyncio.get_running_loop().create_future()
+    lost = asyncio.create_task(asyncio.sleep(60))
     lost.cancel()
     place = r"'own' ended by .* in test_foreign_errors\.py, line \d+:"
     with pytest.raises(CollectionError, match=place), cancellations_checked("own"):
         await lost
+
+
+async def test_error_in_place_of_a_cancellation_keeps_nothing_in_a_cycle() -> None:
+    """A task that ends with it goes when it is let go, with the pages in its frames."""
+
+    async def work() -> None:
+        with cancellations_checked("own"):
+            raise asyncio.CancelledError
+
+    gc.collect()
+    gc.disable()
+    try:
+        task = asyncio.create_task(work())
+        await asyncio.wait({task})
+        assert isinstance(task.exception(), CollectionError)
+        ended = weakref.ref(task)
+        del task
+        assert ended() is None
+    finally:
+        gc.enable()
+
+
+async def test_cancellation_of_a_class_of_its_own_stays_what_it_is() -> None:
+    """Prefect ends code that exceeds its time by one, wherever that is."""
+
+    class OutOfTimeError(asyncio.CancelledError):
+        pass
+
+    with pytest.raises(OutOfTimeError), cancellations_checked("own"):
+        raise OutOfTimeError
 
 
 async def test_cancellation_of_the_task_stays_one() -> None:

@@ -162,6 +162,7 @@ async def test_cancellation_from_within_fails_the_run(where: str) -> None:
         await collected(source, sink, storage)
 
     assert storage.calls[-1] == "failed"
+    assert "not requested" in (storage.stored["feed"].error_message or "")
 
 
 async def test_objects_that_the_program_set_aside_stay_so() -> None:

@@ -24,21 +24,22 @@ async def test_all_workers_run_to_their_end() -> None:
 
 
 async def test_error_of_a_worker_ends_the_others_and_is_raised_alone() -> None:
-    """It is no group of one."""
+    """It is no group of one, and keeps its cause."""
     ended: list[str] = []
 
     async def work() -> None:
         if not ended:
             ended.append("the first")
             await asyncio.sleep(0)
-            raise KeyError("missing")
+            raise KeyError("missing") from OSError("the disk is full")
         try:
             await asyncio.Event().wait()
         finally:
             ended.append("another")
 
-    with pytest.raises(KeyError, match="missing"):
+    with pytest.raises(KeyError, match="missing") as caught:
         await run_workers(3, work)
+    assert isinstance(caught.value.__cause__, OSError)
     assert ended == ["the first", "another", "another"]
 
 
