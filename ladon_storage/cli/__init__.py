@@ -79,6 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("Ended by SIGINT.")
         return 130
+    except SystemExit as error:  # of a custom class: no verb ends like that
+        if error.code:
+            raise
+        _say(
+            "A custom class ended the command before all was done, as if it were; raise an error "
+            "there instead of calling sys.exit()."
+        )
+        return FAILED
     except BrokenPipeError:  # before what follows, of which it is one
         # The reader of the output has gone; the interpreter would complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,8 @@
 
 A traceback prints such a text as it is, and so do Prefect's log and console. So the text is made
 visible where the error leaves the engine: the error, its class and its traceback stay.
+
+A cancellation that is not one of the run's own task becomes an error there.
 """
 
 from __future__ import annotations

@@ -73,6 +73,13 @@ class Lost(Own):
         raise asyncio.CancelledError
 
 
+class Quits(Own):
+    async def pages(self, start, until):
+        import sys
+        yield Page()
+        sys.exit()
+
+
 class Stuck(Own):
     source_id: str = "stuck"
 

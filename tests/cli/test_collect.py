@@ -121,6 +121,20 @@ async def test_source_that_ends_by_a_cancellation_from_within_has_failed(ladon: 
     assert "a cancellation that was not requested" in called.err
 
 
+async def test_source_that_quits_the_program_is_no_success(ladon: Command) -> None:
+    """It takes the others with it, whose runs have failed: exit code 0 would call that done."""
+    ladon.write("own.py", OWN)
+    async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed:
+        ladon.write("ladon.toml", project(feed, '[sources.own]\nkind = "own:Quits"\n'))
+        called = await ladon.later("collect", "--all")
+    assert called.code == 1
+    assert "sys.exit()" in called.err
+    async with EmbeddedStorage(ladon.folder / "ladon.db") as storage:
+        watermark = await storage.get_watermark("own")
+    assert watermark is not None
+    assert watermark.status == "failed"
+
+
 async def test_two_names_of_one_source_are_not_collected_at_once(ladon: Command) -> None:
     """The second finds the source held, or another run faster; nothing is stored twice."""
     async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed:

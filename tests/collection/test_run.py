@@ -35,6 +35,10 @@ from ladon_storage.testing.doubles import MemorySink, ScriptedSource, ScriptedSt
 LOST = StorageConnectionError("no answer")
 
 
+class OutOfTime(asyncio.CancelledError):
+    """A cancellation of a library's own, which no task was asked for, as Prefect's timeouts are."""
+
+
 def now() -> datetime:
     return datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -346,6 +350,7 @@ async def test_success_without_a_timestamp_is_not_a_missing_watermark() -> None:
         (SourceError("the feed\n  is down", "feed"), "SourceError: the feed is down"),
         (SinkError("the disk is full", "feed"), "SinkError: the disk is full"),
         (ValueError(), "ValueError"),
+        (OutOfTime(), "cancelled"),
         (SystemExit(1), "SystemExit: 1"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
     ],
