@@ -17,7 +17,10 @@ from typing import Any
 
 from benchmarks.feeds import FEEDS
 
-MODULES = {"script": "script", "ours": "ours", "dlt": "with_dlt", "Singer": "with_singer"}
+MODULES = {
+    **{each: each for each in ("script", "hashing", "ours")},
+    **{"dlt": "with_dlt", "Singer": "with_singer"},
+}
 AIRBYTE = {"Airbyte": "with_airbyte"}
 
 

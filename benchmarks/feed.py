@@ -32,7 +32,7 @@ from benchmarks.measuring import (
 from benchmarks.processes import feeds, outcome
 from demo.stage import PROJECT
 
-SCRIPT = "script"
+SCRIPT, HASHING = "script", "hashing script"
 SQLITE, SQLITE_ALL = "ours, SQLite, latest", "ours, SQLite, all"
 DELTA, DUCKDB = "ours, Delta, latest", "ours, DuckDB, latest"
 DEFAULT, ARROW = "dlt, DuckDB, default merge", "dlt, DuckDB, Arrow merge"
@@ -77,7 +77,7 @@ Figures = dict[str, dict[str, list[float]]]
 
 def contenders() -> list[str]:
     """Return those that are there, and say which are missing."""
-    found = [SCRIPT, SQLITE, SQLITE_ALL, DELTA, *([DUCKDB] if "DuckDB" in AVAILABLE else [])]
+    found = [SCRIPT, HASHING, SQLITE, SQLITE_ALL, DELTA, *([DUCKDB] if "DuckDB" in AVAILABLE else [])]
     for name, library in PEERS.items():
         if importlib.util.find_spec(library):
             found.append(name)

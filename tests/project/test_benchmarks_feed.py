@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +77,39 @@ async def test_page_links_to_the_next_until_the_last() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who", ["script", "ours, SQLite, latest", "ours, Delta, latest"])
+@pytest.mark.parametrize(
+    "who", ["script", "hashing script", "ours, SQLite, latest", "ours, Delta, latest"]
+)
 async def test_collection_that_lost_records_has_no_figure(who: str, tmp_path: Path) -> None:
     """A contender is asked how many records it has before its time counts."""
     async with served() as server:
         arguments = (who, "six", f"{server}/six?count=20", "21", str(tmp_path))
         with pytest.raises(RuntimeError, match=f"{who} has 20 records of 21"):
             await outcome(tmp_path, "contender", *arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", feeds.FEEDS)
+async def test_hashing_script_finds_the_versions_of_ours(name: str, tmp_path: Path) -> None:
+    """What is compared does the same: ids, times and payloads, and versions of texts in ASCII."""
+    stored = []
+    async with served() as server:
+        for who in ("hashing script", "ours, SQLite, latest"):
+            folder = feed.new_folder(tmp_path / who)
+            arguments = (who, name, f"{server}/{name}?count=20", "20", str(folder))
+            await outcome(folder, "contender", *arguments)
+            with closing(sqlite3.connect(folder / "records.db")) as database:
+                rows = database.execute(
+                    "SELECT record_id, version, record_timestamp, payload FROM records"
+                )
+                stored.append(
+                    {
+                        (record_id, version if payload.isascii() else "", at[:19], payload)
+                        for record_id, version, at, payload in rows
+                    }
+                )
+    assert stored[0] == stored[1]
+    assert len(stored[0]) == 20
 
 
 def test_script_stays_short() -> None:

@@ -29,6 +29,9 @@ MAX_ITEMS = 10_000_000
 _TEXT_OR_MORE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,\[{]', re.DOTALL)
 _TEXT_OR_MORE_BYTES = re.compile(_TEXT_OR_MORE.pattern.encode(), re.DOTALL)
 
+_NO_MORE = bytes(set(range(256)).difference(b",[{"))
+"""All bytes but those that another value follows."""
+
 _TOO_LONG = "a record, or the document around them, has over {} bytes"
 
 
@@ -40,7 +43,7 @@ def more_values(sent: bytes | str) -> int:
     """Return a lower bound of the number of values, not counting the outermost one."""
     if isinstance(sent, str):
         return sent.count(",") + sent.count("[") + sent.count("{")
-    return len(sent) - len(sent.translate(None, b",[{"))
+    return len(sent.translate(None, _NO_MORE))
 
 
 def check_length(sent: bytes | str) -> None:
