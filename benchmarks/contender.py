@@ -19,7 +19,8 @@ from benchmarks.feeds import FEEDS
 
 MODULES = {
     **{each: each for each in ("script", "hashing", "ours")},
-    **{"dlt": "with_dlt", "Singer": "with_singer"},
+    "dlt": "with_dlt",
+    "Singer": "with_singer",
 }
 AIRBYTE = {"Airbyte": "with_airbyte"}
 

@@ -77,7 +77,8 @@ Figures = dict[str, dict[str, list[float]]]
 
 def contenders() -> list[str]:
     """Return those that are there, and say which are missing."""
-    found = [SCRIPT, HASHING, SQLITE, SQLITE_ALL, DELTA, *([DUCKDB] if "DuckDB" in AVAILABLE else [])]
+    found = [SCRIPT, HASHING, SQLITE, SQLITE_ALL, DELTA]
+    found += [DUCKDB] if "DuckDB" in AVAILABLE else []
     for name, library in PEERS.items():
         if importlib.util.find_spec(library):
             found.append(name)
