@@ -1,7 +1,7 @@
 """Write the figures that the scripts kept into README.md, between its marks, and draw the chart.
 
-A part of the page whose script has kept nothing stays as it is. What is slower than a peer, and
-what misses its target, stands on top.
+A part of the page whose script has kept nothing stays as it is, and so do its lines on top: what is
+slower than a peer, and what misses its target.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ PROVISIONAL = (
     "**Provisional: taken at the smallest size, which shows that it runs. Costs that do not depend "
     "on the number of records decide there; these are no figures.**"
 )
+BEHIND, MISSED = "CPU, ours / the peer's", ["script", "", "target", "measured", "floor"]
+"""How the tables on top begin."""
 Found = dict[str, Any]
 
 
@@ -57,15 +59,21 @@ def page(text: str, found: dict[str, Found]) -> str:
     """Return the page with the parts of all scripts that have kept something."""
     parts = {name: "\n\n".join(part(each)) for name, each in found.items()}
     if found:
-        parts["slower"] = "\n\n".join(slower(found))
+        parts["slower"] = "\n\n".join(slower(found, _parted(text, "slower")[1]))
     for name, part_of_script in parts.items():
-        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
-        before, marked, rest = text.partition(begin)
-        _, ended, after = rest.partition(end)
-        if not (marked and ended):
-            raise SystemExit(f"The page has no part for {name}: write {begin.strip()} and its end.")
-        text = f"{before}{begin}\n{part_of_script}\n\n{end}{after}"
+        before, _, after = _parted(text, name)
+        text = f"{before}\n{part_of_script}\n\n{after}"
     return text
+
+
+def _parted(text: str, name: str) -> tuple[str, str, str]:
+    """Return what is up to the part of a name, the part, and what is from its end."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+    before, marked, rest = text.partition(begin)
+    part_of_script, ended, after = rest.partition(end)
+    if not (marked and ended):
+        raise SystemExit(f"The page has no part for {name}: write {begin.strip()} and its end.")
+    return before + begin, part_of_script, end + after
 
 
 def part(found: Found) -> Iterator[str]:
@@ -103,24 +111,22 @@ def targets(verdicts: list[Found]) -> str:
     return markdown(columns, cells, texts=2)
 
 
-def slower(found: dict[str, Found]) -> Iterator[str]:
-    """Yield what is slower than a peer, and the targets that are missed, beside their floors."""
-    figures = found.get("feed", {}).get("figures", {})
+def slower(found: dict[str, Found], before: str = "") -> Iterator[str]:
+    """Yield what is slower than a peer, and the targets that are missed, beside their floors.
+
+    Args:
+        found: What the scripts kept.
+        before: The part as it is, of which the lines of all other scripts stay.
+    """
     if any(each["quick"] for each in found.values()):
         yield PROVISIONAL
-    behind: dict[str, dict[str, str]] = {}
-    for feed, taken in figures.items():
-        for who in (each for each in taken if each.startswith("ours")):
-            for peer in (each for each in taken if not each.startswith("ours")):
-                beside = ratios(taken[who], taken[peer])
-                if median(beside) > 1:
-                    behind.setdefault(f"{who} / {peer}", {})[feed] = shown(beside, 2)
-    if behind:
-        columns = ["CPU, ours / the peer's", *figures]
-        rows = [[who, *(each.get(feed, "") for feed in figures)] for who, each in behind.items()]
+    feed = found.get("feed")
+    peers = _table(before, BEHIND) if feed is None else _behind(feed["figures"])
+    if len(peers) > 1:
         yield "Slower than a peer; an empty cell is one where it is not."
-        yield markdown(columns, rows)
-    missed = [
+        yield markdown(peers[0], peers[1:])
+    missed = [each for each in _table(before, MISSED[0])[1:] if each[0] not in found]
+    missed += [
         [
             script,
             ", ".join(filter(None, (each["what"], each["of"]))),
@@ -134,7 +140,29 @@ def slower(found: dict[str, Found]) -> Iterator[str]:
     ]
     if missed:
         yield "Targets that are missed, and the floors that were measured with them:"
-        yield markdown(["script", "", "target", "measured", "floor"], missed, texts=3)
+        yield markdown(MISSED, sorted(missed, key=lambda row: row[0]), texts=3)
+
+
+def _behind(figures: dict[str, dict[str, list[float]]]) -> list[list[str]]:
+    """Return the table of the peers that are faster than ours, with its heading."""
+    behind: dict[str, dict[str, str]] = {}
+    for feed, taken in figures.items():
+        for who in (each for each in taken if each.startswith("ours")):
+            for peer in (each for each in taken if not each.startswith("ours")):
+                beside = ratios(taken[who], taken[peer])
+                if median(beside) > 1:
+                    behind.setdefault(f"{who} / {peer}", {})[feed] = shown(beside, 2)
+    rows = [[who, *(each.get(feed, "") for feed in figures)] for who, each in behind.items()]
+    return [[BEHIND, *figures], *rows]
+
+
+def _table(text: str, first: str) -> list[list[str]]:
+    """Return the cells of the table whose heading begins like this, without the line below it."""
+    for paragraph in text.split("\n\n"):
+        if paragraph.strip().startswith(f"| {first} |"):
+            rows = [line[2:-2].split(" | ") for line in paragraph.strip().splitlines()]
+            return [rows[0], *rows[2:]]
+    return []
 
 
 def markdown(columns: list[str], rows: list[list[str]], texts: int = 1) -> str:

@@ -148,6 +148,25 @@ def test_page_says_what_is_slower_than_a_peer() -> None:
     assert "dlt" not in text
 
 
+def test_lines_on_top_stay_where_their_script_kept_nothing() -> None:
+    """A part that is taken again removes none but its own."""
+    missed = {"what": "CPU", "of": "", "measured": "2 (1–3)", "wanted": "at most 1", "met": False}
+    figures = {"six": {"script": [10.0], "ours, SQLite, latest": [12.0]}}
+    taken = {
+        "feed": found("feed", figures=figures, verdicts=[{**missed, "what": "a feed"}]),
+        "many": found("many", verdicts=[missed, {**missed, "floor": "1 (1–1)"}]),
+        "client": found("client", verdicts=[missed]),
+    }
+    empty = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("slower", *taken))
+    whole = page.page(empty, taken)
+    for name in taken:
+        assert page.page(whole, {name: taken[name]}) == whole
+    without = page.page(whole, {"many": found("many", verdicts=[{**missed, "met": True}])})
+    assert "| many | CPU" not in without
+    assert "| client | CPU" in without
+    assert "| ours, SQLite, latest / script | 1.20 (1.20–1.20) |" in without
+
+
 def test_provisional_figures_are_marked() -> None:
     """What was taken at the smallest size cannot be read as a figure."""
     assert "Provisional" in page.origin(found("a", quick=True))
