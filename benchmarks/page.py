@@ -191,7 +191,8 @@ def draw(found: Found, path: Path = CHART) -> None:
             [max(of_feed[who]) - middle for who, middle in zip(names, middles, strict=True)],
         ]
         colours = [
-            OURS if who.startswith("ours") else SCRIPT if who == "script" else PEER for who in names
+            OURS if who.startswith("ours") else SCRIPT if who.endswith("script") else PEER
+            for who in names
         ]
         panel.barh(names, middles, color=colours, xerr=spread, ecolor="#64748b", height=0.72)
         for number, (who, middle) in enumerate(zip(names, middles, strict=True)):
