@@ -26,6 +26,25 @@ def latest_by_id(records: Iterable[Record]) -> dict[str, Record]:
     return found
 
 
+def latest_of_versions(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
+    """Return the newest record of each version by id and version; at equal times the later arrival.
+
+    They are in the order in which those came.
+    """
+    records = list(records)
+    found = {(each.record_id, each.version): each for each in records}
+    if len(found) == len(records):  # as in nearly every page
+        return found
+    found.clear()
+    for record in records:
+        key = record.record_id, record.version
+        known = found.get(key)
+        if known is None or record.timestamp >= known.timestamp:
+            found.pop(key, None)
+            found[key] = record
+    return found
+
+
 def last_said(records: Sequence[Record], superseded: Sequence[Record]) -> list[Record]:
     """Return the records of ``superseded`` for which a page of ``records`` has nothing newer.
 

@@ -455,6 +455,36 @@ async def test_files_that_are_removed_during_a_run_fail_it(folder: Path, has_wri
         assert (await sink.write("feed", Page([record("1", 1)]))).written == 1
 
 
+@pytest.mark.parametrize("is_reverted", [False, True])
+async def test_files_without_a_position_of_their_own_are_noted(
+    folder: Path, is_reverted: bool
+) -> None:
+    """Where only late records came the position did not move; later no file can be missing."""
+    lines = [record("1", 1), record("2", 2)]
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        await sink.write("feed", Page(lines), position=Position(timestamp=at(2)))
+        await sink.write("feed", Page([record("3", 1, "b")]))
+        if is_reverted:
+            await sink.write("feed", Page([record("1", 3, "b")]))
+            await sink.revert("feed", lines[:1])
+        assert await sink.position("feed") == Position(timestamp=at(2))
+    (folder / "records" / "feed" / names(folder)[0]).unlink()
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        assert await sink.position("feed") is None
+
+
+async def test_backfill_hides_no_files_that_were_removed_before(folder: Path) -> None:
+    """It asks for no position; the next run, which does, collects from the beginning."""
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        for number in range(3):
+            position = Position(timestamp=at(number))
+            await sink.write("feed", Page([record(str(number), number)]), position=position)
+    (folder / "records" / "feed" / names(folder)[0]).unlink()
+    await write(folder, [record("8", 8)], [record("9", 9)])
+    async with JsonlSink(f"jsonl://{folder}") as sink:
+        assert await sink.position("feed") is None
+
+
 async def test_rejects_that_are_removed_during_a_run_are_no_loss(folder: Path) -> None:
     """The quarantine is for people, who may empty it at any time."""
     async with JsonlSink(f"jsonl://{folder}") as sink:

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -26,7 +26,7 @@ from ladon_storage.sinks.delta.rows import (
     microseconds,
     now_in_microseconds,
 )
-from ladon_storage.sinks.versions import last_said, latest_by_id
+from ladon_storage.sinks.versions import last_said, latest_by_id, latest_of_versions
 
 Place = tuple[int, int, int]
 """The rank of a version among those of its record, by `ORDER`."""
@@ -233,9 +233,7 @@ def _fresh(
     records: Sequence[Record], stored: pa.Table, deleted: pa.Table | None
 ) -> tuple[list[Record], list[str]]:
     """Return the unknown versions, and the ids of the known ones."""
-    fresh = {(each.record_id, each.version): each for each in records}
-    if len(fresh) < len(records):
-        fresh = _latest_of_versions(records)
+    fresh = latest_of_versions(records)
     known: list[str] = []
     for rows in (stored, deleted):
         if rows is not None:
@@ -244,18 +242,6 @@ def _fresh(
                 fresh.pop(pair, None)
             known += ids
     return list(fresh.values()), known
-
-
-def _latest_of_versions(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
-    """Return the latest record of each version, in the order in which the versions came."""
-    latest: dict[tuple[str, str], Record] = {}
-    for record in records:
-        key = record.record_id, record.version
-        known = latest.get(key)
-        if known is None or record.timestamp >= known.timestamp:
-            latest.pop(key, None)
-            latest[key] = record
-    return latest
 
 
 def _plan_of_distinct(fresh: MutableSequence[Record]) -> Plan:

@@ -50,6 +50,7 @@ from ladon_storage.sinks.delta.versions import (
     plan_return_latest,
 )
 from ladon_storage.sinks.removal import refuse_implausible_removal
+from ladon_storage.sinks.versions import latest_by_id
 
 T = TypeVar("T")
 
@@ -299,7 +300,7 @@ class DeltaWriter:
 
     def _revert(self, source_id: str, records: Sequence[Record]) -> int:
         known = self._commits.known_of(source_id)
-        last = {each.record_id: each for each in records}
+        last = latest_by_id(records)
         if not last:
             return 0
         find = known.find if self._keep == "latest" else known.find_places

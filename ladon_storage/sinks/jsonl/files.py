@@ -39,7 +39,7 @@ from ladon_storage.sinks.jsonl.lines import (
     mend,
 )
 from ladon_storage.sinks.removal import refuse_implausible_removal
-from ladon_storage.sinks.versions import last_said, latest
+from ladon_storage.sinks.versions import last_said, latest, latest_of_versions
 
 logger = logging.getLogger(__name__)
 
@@ -108,11 +108,9 @@ class SourceFiles:
         rejects: dict[bytes, Reject] = {}
         for reject in page.rejects:
             rejects.setdefault(digest(reject.raw), reject)
-        records: dict[bytes, Record] = {}
-        for each in page.records:
-            key = record_key(each.record_id, each.version)
-            records.pop(key, None)  # repeated lines become the last ones
-            records[key] = each
+        records = {
+            record_key(*version): each for version, each in latest_of_versions(page.records).items()
+        }
         ids = {key: each.record_id for key, each in records.items()}
         with self._locked(), AtomicReplace() as moves:
             self._add_rejects(rejects, run_id, moves)
@@ -135,9 +133,7 @@ class SourceFiles:
                 salt = returned[next(iter(again))] if again else ""
                 files = self._records.add(_prefix(placed.values()), lines, ids, moves, salt)
             self._restore({record.record_id for record in page.records}, moves)
-            if position is not None and not superseded:
-                noted = _NotedPosition(**dict(position), extent=self._records.extent(files))
-                moves.add(self._position_path, [_position_text(noted).encode()])
+            self._note(None if superseded else position, files, moves)
             moves.then(lambda: self._see(placed, returned))
         self._older |= older.keys()
         by_time = {each.record_id: each for each in new}
@@ -162,7 +158,8 @@ class SourceFiles:
                 lines = {key: self._line(back[key], returned[key]) for key in back}
                 salt = max(returned.values())
                 ids = {key: each.record_id for key, each in back.items()}
-                self._records.add(_prefix(back.values()), lines, ids, moves, salt)
+                files = self._records.add(_prefix(back.values()), lines, ids, moves, salt)
+                self._note(None, files, moves)
             moves.then(lambda: self._see(back, returned))
         return len(back.keys() - self._older)
 
@@ -183,10 +180,19 @@ class SourceFiles:
 
     def position(self) -> Position | None:
         """Return the last position that was written; ``None`` if files lost content since."""
+        found = self._records.found()
+        noted = self._noted(found)
+        if noted is None:
+            self._records.forget()
+            return None
+        self._found = found
+        return Position(**noted.model_dump(exclude={"extent"}))
+
+    def _noted(self, found: Extent) -> _NotedPosition | None:
+        """Return the position that is noted; ``None`` if there is none, or files lost content."""
         try:
             noted = _NotedPosition.model_validate_json(self._position_path.read_bytes())
         except FileNotFoundError:
-            self._records.forget()
             return None
         except ValueError as error:
             raise SinkError(
@@ -194,18 +200,29 @@ class SourceFiles:
                 "Delete it, and the source is collected from its beginning.",
                 self._source_id,
             ) from error
-        found = self._records.found()
-        if noted.extent is not None and not found.holds(noted.extent):
-            logger.warning(
-                "The folder %s had %d files of %d bytes, and has %d of %d. The position of the "
-                "source %r is discarded, and it is collected from its beginning.",
-                *(self._folder, *noted.extent, *found, self._source_id),
-            )
-            self._forget_position()
-            self._records.forget()
-            return None
-        self._found = found
-        return Position(**noted.model_dump(exclude={"extent"}))
+        if noted.extent is None or found.holds(noted.extent):
+            return noted
+        logger.warning(
+            "The folder %s had %d files of %d bytes, and has %d of %d. The position of the "
+            "source %r is discarded, and it is collected from its beginning.",
+            *(self._folder, *noted.extent, *found, self._source_id),
+        )
+        self._forget_position()
+        return None
+
+    def _note(
+        self, position: Position | None, files: Mapping[str, int], moves: AtomicReplace
+    ) -> None:
+        """Note a position with all files; without one, files that are added with the last one.
+
+        A file that is not noted would stand for one that is removed later.
+        """
+        if position is None and files:
+            position = self._noted(self._records.extent({}))
+        if position is not None:
+            fields = position.model_dump(exclude={"extent"})
+            noted = _NotedPosition(**fields, extent=self._records.extent(files))
+            moves.add(self._position_path, [_position_text(noted).encode()])
 
     def _forget_position(self) -> None:
         self._position_path.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from ladon_storage.sinks.sql.deletions import Deleted, Deletions, Gone
 from ladon_storage.sinks.sql.dialect import Compared, Dialect, batches
 from ladon_storage.sinks.sql.history import History, RunClock
 from ladon_storage.sinks.sql.tables import Tables
-from ladon_storage.sinks.versions import last_said, latest
+from ladon_storage.sinks.versions import last_said, latest, latest_of_versions
 
 
 class Rows:
@@ -119,7 +119,7 @@ class Rows:
             if compared.changed:
                 unknown = [*compared.new, *compared.changed]
             if self._keeps_all:
-                unknown = _distinct(unknown)
+                unknown = list(latest_of_versions(unknown).values())
             superseded = last_said(records, compared.superseded)
             again = self._again(source_id, superseded, gone)
             if not (unknown or again or are_marked or beside.is_needed):
@@ -364,11 +364,6 @@ def _remembering(tables: Tables, insert: Callable[..., Any]) -> Any:
         index_elements=list(positions.primary_key),
         set_={name: statement.excluded[name] for name in changes},
     )
-
-
-def _distinct(records: Sequence[Record]) -> list[Record]:
-    """Return one record for each version of an id, in their order."""
-    return list({(each.record_id, each.version): each for each in records}.values())
 
 
 def _storable(text: str) -> str:

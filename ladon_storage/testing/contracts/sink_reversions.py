@@ -92,6 +92,25 @@ class ReversionRules:
         assert {id(each) for each in result.superseded} <= {id(each) for each in page}
         assert any(each is page[2] for each in result.superseded)
 
+    @pytest.mark.parametrize("is_known", [True, False])
+    async def test_version_that_is_twice_in_a_page_counts_at_its_latest_time(
+        self, reverting: SinkPlace, is_known: bool
+    ) -> None:
+        """As where the time does not change the version: what came earlier may be the later one."""
+        one, other = record("1", 3, "a"), record("1", 4, "b")
+        page = [one, Record(one.record_id, at(1), one.payload, one.version)]
+        if is_known:  # the source went back, and the page has the version it went back to twice
+            await reverting.write([record("1", 5, "c")])
+            [result] = await reverting.results(page)
+            assert [each is one for each in result.superseded] == [True]
+            await reverting.revert(*result.superseded)
+            assert reverting.current() == [("1", "a")]
+        else:
+            await reverting.write([record("0", 0)], page, [record("1", 2, "b")])
+            assert reverting.current() == [("0", "a"), ("1", "a")]
+        await reverting.write([other, one, Record("1", at(0), other.payload, other.version)])
+        assert reverting.current()[-1] == ("1", "b")
+
     @pytest.mark.parametrize("is_first_new", [True, False])
     async def test_record_that_is_twice_in_a_page_is_new_once(
         self, reverting: SinkPlace, is_first_new: bool
