@@ -13,7 +13,7 @@ from ladon_storage.errors import SourceError
 from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.sources.rest_lists import IDS, ROWS, answer, cut, ids_of, pages_of, refused
-from tests.sources.test_rest import api
+from tests.sources.test_rest import api, row
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
@@ -478,3 +478,38 @@ async def test_many_reasons_beside_records_are_a_failure() -> None:
     """Thousands of entries in a place for errors are not read one by one."""
     async with FeedServer(answer(ROWS, errors=[0] * 2_000)) as feed:
         assert "failure" in await refused(feed, paging={"kind": "none"})
+
+
+@pytest.mark.parametrize(
+    "hidden", [range(3), range(1, 4), range(6, 9), range(9, 12), range(9, 11)], ids=str
+)
+@pytest.mark.parametrize("kind", ["offset", "page"])
+async def test_hole_in_a_list_is_no_end(hidden: range, kind: str) -> None:
+    """A server that hides rows after paging may leave nothing of a page, also of the first one."""
+    rows = [row(number) for number in range(24)]
+
+    def paged(asked: Asked) -> Answer:
+        return answer([each for each in cut(asked, 3, rows) if int(each["id"]) not in hidden])
+
+    paging = {"kind": kind, "page_size": 3}
+    async with FeedServer(play=paged) as feed:
+        try:
+            found = await ids_of(feed, paging=paging)
+        except SourceError:
+            return
+    assert {*found} == {str(number) for number in range(24) if number not in hidden}
+
+
+async def test_list_that_grows_before_its_end_is_checked_is_read_again() -> None:
+    """A record that was appended a moment ago was passed over by no page."""
+    rows = ROWS[:3]
+
+    def paged(asked: Asked) -> Answer:
+        size = int(asked.query["per_page"])
+        if size == 3 and len(rows) == 3:
+            rows.append(ROWS[3])
+        return answer(cut(asked, size, rows))
+
+    paging = {"kind": "page", "size_parameter": "per_page", "page_size": 4}
+    async with FeedServer(play=paged) as feed:
+        assert {*await ids_of(feed, paging=paging)} == {*IDS[:4]}

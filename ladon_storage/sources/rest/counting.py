@@ -55,6 +55,8 @@ def counts(name: str, cursor: object, number: int, index: int) -> bool:
     (True, True)
     >>> counts("cursor", "2024-01-05T00:00:00Z", 20, 1), counts("after", 4711, 20, 1)
     (False, False)
+    >>> counts("after", "20", 20, 1), counts("after", "21", 20, 1)
+    (True, False)
     """
     if isinstance(cursor, dict | list):
         return any(
@@ -66,8 +68,9 @@ def counts(name: str, cursor: object, number: int, index: int) -> bool:
         return True
     if name in _COUNTING and (ends := _RANGE.fullmatch(text)):
         return int(ends[1]) in {number, number + 1, index, index + 1}
-    texts = [_unpacked(text)] if name in _BY_ITEM else [text, _unpacked(text)]
-    return any(_counts_in(each, number, index) for each in texts)
+    if name in _BY_ITEM:  # which may be an offset all the same
+        return text == str(number) or _counts_in(_unpacked(text), number, index)
+    return any(_counts_in(each, number, index) for each in (text, _unpacked(text)))
 
 
 def _counts_in(text: str, number: int, index: int) -> bool:

@@ -204,12 +204,18 @@ class ListPage:
         """The key of its last item without the version."""
         return self.keys[-1].partition(KEY_END)[0]
 
-    @property
-    def begins_where_asked(self) -> bool:
-        """Return whether its first id is the one it was requested by, so that it did not shift."""
-        place = str(self.request.number)
+    def follows(self, before: ListPage) -> bool:
+        """Return whether it is requested by an id and begins with the next one: it did not shift.
+
+        A cursor that is the number of items that came may be an offset. Where it is also an id, no
+        record was between two pages only if no id is.
+        """
+        place = self.request.number
         values = map(str, (*self.request.query.values(), *self.request.body.values()))
-        return bool(self.keys) and self.ids[0] == place and place in values
+        if not self.keys or str(place) not in values:
+            return False
+        ids = before.last_id, self.ids[0]
+        return ids in ((str(place - 1), str(place)), (str(place), str(place + 1)))
 
     def without(self, known: Iterable[str]) -> PageResponse:
         """Return the page without the known items."""

@@ -321,7 +321,7 @@ class Reading(ABC):
         if completeness not in ("total", "declared"):
             missed = None
             if not self._learned.is_known:
-                missed = await unread.beside(first, page) or await unread.between(page)
+                missed = await unread.beside(first, page) or await unread.between(first, page)
             if missed is not None:
                 return self._api.error(*missed)
             if await unread.is_behind(page):

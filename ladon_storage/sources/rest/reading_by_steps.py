@@ -55,7 +55,7 @@ class ReadingBySteps(Reading):
                 yield fresh
                 fresh = None
             coming = await self._get(following)
-            if following.is_counted and page.keys and not self._is_in_place(coming):
+            if following.is_counted and page.keys and not self._is_in_place(page, coming):
                 is_counted = True
                 checked = page.request
                 again, changed = await self._again(page)
@@ -159,9 +159,9 @@ class ReadingBySteps(Reading):
             return None
         return step
 
-    def _is_in_place(self, coming: ListPage) -> bool:
-        """Return whether a page is known to follow: its cursor is the id of its first item."""
-        return isinstance(self._paging, CursorPagination) and coming.begins_where_asked
+    def _is_in_place(self, page: ListPage, coming: ListPage) -> bool:
+        """Return whether a page is known to follow, since its cursor is an id."""
+        return isinstance(self._paging, CursorPagination) and coming.follows(page)
 
     def _note_shift(self, page: ListPage, again: ListPage) -> bool:
         """Return whether a page that was requested again had shifted and reading resumes from it.

@@ -71,9 +71,7 @@ class Unread:
         if number is None:
             return None
         is_before = number < paging.first_number
-        asked = first if is_before else last
-        if (await self._get(asked.request)).keys != asked.keys:
-            raise MovedError
+        await self._check_unmoved(first if is_before else last)
         if is_before:
             begin = paging.first_number
             return (
@@ -83,10 +81,9 @@ class Unread:
 
     async def _behind_offsets(self, paging: OffsetPagination, last: ListPage) -> Problem | None:
         """Return the sign that there are records behind an end without any."""
-        pages = self._doubtful_pages(paging)
-        if pages == 1 or last.response.answer.status not in OK or not self._end.is_silent(last):
+        if last.response.answer.status not in OK or not self._end.is_silent(last):
             return None
-        for distance in range(1, pages + 1):
+        for distance in range(1, self._doubtful_pages(paging) + 1):
             offset = last.request.number + distance * paging.page_size
             if await self._beside.has_others(paging.skipping(offset, paging.page_size)):
                 if (await self._get(last.request)).keys:
@@ -105,10 +102,15 @@ class Unread:
             return 1 if trail.ends_as_lists_do else BEHIND_PAGES
         return 1 if trail.first < (paging.page_size or 0) else BEHIND_PAGES - 1
 
-    async def between(self, last: ListPage) -> Problem | None:
-        """Return the sign that a page begins behind more items than the page before it had."""
+    async def between(self, first: ListPage, last: ListPage) -> Problem | None:
+        """Return the sign that a page begins behind more items than the page before it had.
+
+        Raises:
+            MovedError: The list moved meanwhile.
+        """
         passed_over = self._trail.passed_over
         if passed_over is not None and await self._beside.has_others(passed_over):
+            await self._check_unmoved(first, last)
             return (
                 "links from a page to one behind the next, and passes over others between them",
             )
@@ -118,11 +120,17 @@ class Unread:
         step = smaller_pages(self._paging, last, size, self._api.limits)
         if step is None or not await self._beside.has_others(step):
             return None
+        await self._check_unmoved(first, last)
         return (
             f"returned {size} items on its first page, fewer than requested for a page, and passed "
             "over others to the next page",
             f"request {size} items for a page",
         )
+
+    async def _check_unmoved(self, *pages: ListPage) -> None:
+        for page in pages:
+            if not page.request.is_once and (await self._get(page.request)).keys != page.keys:
+                raise MovedError
 
     async def sharing_a_cursor(self) -> Problem | None:
         """Return the sign that items were passed over, which share the cursor of a last one."""
