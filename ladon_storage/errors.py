@@ -62,6 +62,14 @@ def visible(text: str) -> str:
     return escaped(" ".join(part.strip() for part in _BREAKS.split(text)).strip())
 
 
+def told(error: BaseException) -> str:
+    """Return the text of an error; where its class fails to return it, that it does."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"its text cannot be shown ({type(failure).__name__})"
+
+
 class LadonStorageError(Exception):
     """The base class of every error of this package."""
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ladon_storage.errors import ConfigurationError
+from ladon_storage.errors import ConfigurationError, told
 
 _CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _LONGEST = 300
@@ -202,7 +202,7 @@ def _attempted(load: Callable[[], object], module: str, name: str, what: str) ->
 
 
 def _said(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:_LONGEST].rstrip(".")
+    text = " ".join(told(error).split())[:_LONGEST].rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -79,12 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("Ended by SIGINT.")
         return 130
-    except SystemExit as error:  # of a custom class: no verb ends like that
-        if error.code:
-            raise
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # cyclopts made it of that
+            _say("Ended by SIGINT.")
+            return 130
+        # Of a custom class: no verb ends like that. Its text may be a secret.
+        from traceback import extract_tb
+
+        frame = extract_tb(error.__traceback__)[-1]
+        place = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
         _say(
-            "A custom class ended the command before all was done, as if it were; raise an error "
-            "there instead of calling sys.exit()."
+            f"A custom class ended the command before all was done ({place}); raise an error there "
+            "instead of calling sys.exit()."
         )
         return FAILED
     except BrokenPipeError:  # before what follows, of which it is one

@@ -98,7 +98,12 @@ def choose_sources(
         raise ConfigurationError(
             f"There is no {FILE_NAME} here, and so no source; write one with `ladon-storage init`."
         )
-    if not names and not (all_ and there):
+    if all_ and project is not None and not there:
+        raise ConfigurationError(
+            f"{project.path} has no source; add a table [sources.NAME], or let `ladon-storage "
+            "source guess` propose one."
+        )
+    if not names and not all_:
         listed = f" {FILE_NAME} has {', '.join(there)}." if there else ""
         raise ConfigurationError(f"Name a source, or give --all for every one in the file.{listed}")
     if twice := [each for each in names if list(names).count(each) > 1]:
@@ -149,6 +154,7 @@ def name_of(project: Project, text: str) -> str | None:
 
 
 def _of_file(project: Project, name: str) -> SourceChoice:
+    project.refuse_shared_id(name)
     return SourceChoice(
         name=name,
         make=lambda: project.source(name),

@@ -182,14 +182,14 @@ def said(error: Exception) -> str:
     from traceback import extract_tb
 
     from ladon_storage.collection.summaries import cut
-    from ladon_storage.errors import LadonStorageError
+    from ladon_storage.errors import LadonStorageError, told
 
     if isinstance(error, LadonStorageError):
         return cut(str(error), 2_000)
     place = ""
     if frames := extract_tb(error.__traceback__):
         place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
-    return cut(f"{type(error).__name__}: {error}", 2_000) + place
+    return cut(f"{type(error).__name__}: {told(error)}", 2_000) + place
 
 
 class NoteHandler(logging.Handler):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ladon_storage.errors import CollectionError, LadonStorageError, SourceError, visible
+from ladon_storage.errors import CollectionError, LadonStorageError, SourceError, told, visible
 
 _LIBRARIES = tuple(map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 
@@ -28,13 +28,13 @@ def errors_made_visible(source_id: str) -> Iterator[None]:
     """Let no error leave whose text a terminal would act on.
 
     Raises:
-        SourceError: The text of another error cannot be changed.
+        SourceError: The text of another error cannot be changed, or its class fails to return it.
     """
     try:
         yield
     except Exception as error:
         _make_visible(error)
-        said = _said(error)
+        said = told(error)
         if all(each.isprintable() or each == "\n" for each in said):  # lines, as of a validation
             raise
         text = visible(f"{type(error).__name__}: {said}")
@@ -95,11 +95,3 @@ def _make_visible(error: BaseException) -> None:
         if isinstance(each, BaseExceptionGroup):
             left += each.exceptions
         left += [each.__cause__, each.__context__]
-
-
-def _said(error: Exception) -> str:
-    """Return the text of an error; empty where its class fails to tell it."""
-    try:
-        return str(error)
-    except Exception:
-        return ""

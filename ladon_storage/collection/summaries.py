@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from ladon_storage.collection.credentials import holds_secret
 from ladon_storage.collection.ledger import Ledger, SinkBehind
 from ladon_storage.collection.standby import Holder
+from ladon_storage.errors import told
 from ladon_storage.models import meant
 
 _REASONS = 3
@@ -100,7 +101,7 @@ def one_line(error: BaseException, longest: int = _LONGEST_ERROR) -> str:
     """
     is_cancellation = isinstance(error, asyncio.CancelledError)
     name = "cancelled" if is_cancellation else type(error).__name__
-    text = cut(str(error), longest)
+    text = cut(told(error), longest)
     return cut(f"{name}: {text}", longest) if text else name
 
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -174,14 +174,28 @@ class Project(BaseModel):
     def _checked(self, name: str, ids: dict[str, str]) -> None:
         source = self.source(name)
         if (other := ids.setdefault(source.source_id, name)) != name:
-            text = f"is {source.source_id!r}, as that of [{table_place('sources', other)}]"
-            raise self._error(table_place("sources", name), Problem("source_id", text))
+            self._refuse_id_of(name, source.source_id, other)
 
     def _fields(self, name: str) -> dict[str, Any]:
         table: SourceTable = self._named("source", name, self.sources)
         if ":" in table.kind:
             add_to_path(self.path.absolute().parent)
         return table.fields
+
+    def refuse_shared_id(self, name: str) -> None:
+        """Refuse a source that shares its watermark with another one, and would pass its records.
+
+        Raises:
+            ConfigurationError: It does.
+        """
+        ids = {each: table.fields.get("source_id", each) for each, table in self.sources.items()}
+        first, *others = [each for each, source_id in ids.items() if source_id == ids[name]]
+        if others:
+            self._refuse_id_of(others[0], ids[name], first)
+
+    def _refuse_id_of(self, name: str, source_id: str, other: str) -> NoReturn:
+        text = f"is {source_id!r}, as that of [{table_place('sources', other)}]"
+        raise self._error(table_place("sources", name), Problem("source_id", text))
 
     def _named(self, what: str, name: str, tables: Mapping[str, Any]) -> Any:
         if name not in tables:

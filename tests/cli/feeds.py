@@ -80,6 +80,16 @@ class Quits(Own):
         sys.exit()
 
 
+class Mute(Own):
+    async def pages(self, start, until):
+        class Nameless(Exception):
+            def __str__(self):
+                raise RuntimeError
+
+        yield Page()
+        raise Nameless
+
+
 class Stuck(Own):
     source_id: str = "stuck"
 

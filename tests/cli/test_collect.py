@@ -121,35 +121,59 @@ async def test_source_that_ends_by_a_cancellation_from_within_has_failed(ladon: 
     assert "a cancellation that was not requested" in called.err
 
 
-async def test_source_that_quits_the_program_is_no_success(ladon: Command) -> None:
+@pytest.mark.parametrize("code", ["", "0", "3", "'hunter2'"])
+async def test_source_that_quits_the_program_is_no_success(ladon: Command, code: str) -> None:
     """It takes the others with it, whose runs have failed: exit code 0 would call that done."""
-    ladon.write("own.py", OWN)
+    ladon.write("own.py", OWN.replace("sys.exit()", f"sys.exit({code})"))
     async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed:
         ladon.write("ladon.toml", project(feed, '[sources.own]\nkind = "own:Quits"\n'))
         called = await ladon.later("collect", "--all")
     assert called.code == 1
     assert "sys.exit()" in called.err
+    assert "own.py, line" in called.err
+    assert "hunter2" not in called.err
     async with EmbeddedStorage(ladon.folder / "ladon.db") as storage:
         watermark = await storage.get_watermark("own")
     assert watermark is not None
     assert watermark.status == "failed"
 
 
-async def test_two_names_of_one_source_are_not_collected_at_once(ladon: Command) -> None:
-    """The second finds the source held, or another run faster; nothing is stored twice."""
+@pytest.mark.parametrize("names", [("a", "b"), ("a",), ("b",), ("--all",)])
+def test_two_names_of_one_source_are_not_collected(ladon: Command, names: tuple[str, ...]) -> None:
+    """They have one watermark: what one of them has passed would be lost to the other."""
+    ladon.write("own.py", OWN)
+    same = "".join(
+        f'[sources.{each}]\nkind = "own:Slow"\nsource_id = "same"\n' for each in ("a", "b")
+    )
+    ladon.write(
+        "ladon.toml",
+        f'[storage]\nurl = "sqlite:///ladon.db"\n[sinks.r]\nurl = "sqlite:///r.db"\n{same}',
+    )
+    called = ladon("collect", *names)
+    assert called.code == 2
+    assert "[sources.b] source_id: is 'same', as that of [sources.a]" in called.err
+
+
+def test_file_without_a_source_is_named(ladon: Command) -> None:
+    """All of none is nothing that was forgotten in the call."""
+    ladon.write("ladon.toml", '[storage]\nurl = "sqlite:///ladon.db"\n')
+    called = ladon("collect", "--all")
+    assert called.code == 2
+    assert "ladon.toml has no source; add a table [sources.NAME]" in called.err
+
+
+async def test_error_without_a_text_of_its_own_is_a_failure(ladon: Command) -> None:
+    """The watermark has it, and the next run is not kept waiting for one that died."""
+    ladon.write("own.py", OWN)
     async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed:
-        ladon.write("ladon.toml", project(feed))
-        ladon.write("own.py", OWN)
-        ladon.write(
-            "ladon.toml",
-            project(
-                feed, '[sources.a]\nkind = "own:Slow"\n[sources.b]\nkind = "own:Slow"\n'
-            ).replace('"own:Slow"', '"own:Slow"\nsource_id = "same"'),
-        )
-        called = await ladon.later("collect", "a", "b", "--json")
-    assert sorted(each["outcome"] for each in called.json) == ["done", "failed"]
+        ladon.write("ladon.toml", project(feed, '[sources.own]\nkind = "own:Mute"\n'))
+        called = await ladon.later("collect", "own")
     assert called.code == 1
-    assert stored(ladon.folder) == ["1"]
+    assert "its text cannot be shown (RuntimeError)" in called.err
+    async with EmbeddedStorage(ladon.folder / "ladon.db") as storage:
+        watermark = await storage.get_watermark("own")
+    assert watermark is not None
+    assert watermark.status == "failed"
 
 
 def test_only_wrong_configuration_exits_with_2(ladon: Command) -> None:
