@@ -34,10 +34,9 @@ def errors_made_visible(source_id: str) -> Iterator[None]:
         yield
     except Exception as error:
         _make_visible(error)
-        said = told(error)
-        if all(each.isprintable() or each == "\n" for each in said):  # lines, as of a validation
+        if _is_visible(error):
             raise
-        text = visible(f"{type(error).__name__}: {said}")
+        text = visible(f"{type(error).__name__}: {told(error)}")
         raise SourceError(text, source_id).with_traceback(error.__traceback__) from None
 
 
@@ -95,3 +94,11 @@ def _make_visible(error: BaseException) -> None:
         if isinstance(each, BaseExceptionGroup):
             left += each.exceptions
         left += [each.__cause__, each.__context__]
+
+
+def _is_visible(error: Exception) -> bool:
+    try:
+        said = str(error)
+    except Exception:
+        return False
+    return all(each.isprintable() or each == "\n" for each in said)  # lines, as of a validation

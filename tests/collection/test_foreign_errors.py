@@ -34,10 +34,11 @@ def test_error_that_cannot_be_changed_is_told_by_another() -> None:
     assert str(caught.value) == r"FrozenError: kev\x1b[31m"
 
 
-def test_error_without_a_text_stays_what_it_is() -> None:
-    """The class alone says what went wrong."""
-    with pytest.raises(SilentError), errors_made_visible("own"):
+def test_error_without_a_text_is_told_by_another() -> None:
+    """Whatever shows it would fail, such as Prefect's states; the class says what went wrong."""
+    with pytest.raises(SourceError) as caught, errors_made_visible("own"):
         raise SilentError("x")
+    assert str(caught.value) == "SilentError: its text cannot be shown (RuntimeError)"
 
 
 async def test_cancellation_that_was_not_requested_is_an_error() -> None:
