@@ -80,17 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("Ended by SIGINT.")
         return 130
     except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # cyclopts made it of that
+        # What cyclopts makes of an interrupt.
+        if error.code == 130 and isinstance(error.__context__, KeyboardInterrupt):
             _say("Ended by SIGINT.")
             return 130
         # Of a custom class: no verb ends like that. Its text may be a secret.
-        from traceback import extract_tb
+        from ladon_storage.collection.foreign_errors import place_of
 
-        frame = extract_tb(error.__traceback__)[-1]
-        place = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
         _say(
-            f"A custom class ended the command before all was done ({place}); raise an error there "
-            "instead of calling sys.exit()."
+            f"A custom class ended the command before all was done ({place_of(error)}); raise an "
+            "error there instead of calling sys.exit()."
         )
         return FAILED
     except BrokenPipeError:  # before what follows, of which it is one

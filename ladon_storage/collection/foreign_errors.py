@@ -57,7 +57,7 @@ def cancellations_checked(source_id: str) -> Iterator[None]:
             raise
         raise CollectionError(
             f"The run of source {source_id!r} ended by a cancellation that was not requested, in "
-            f"{_place(error)}: what is awaited there was cancelled by something else. Catch it "
+            f"{place_of(error)}: what is awaited there was cancelled by something else. Catch it "
             "there.",
             source_id,
         ) from error
@@ -69,7 +69,7 @@ def _is_requested(error: asyncio.CancelledError) -> bool:
     return type(error) is not asyncio.CancelledError or task is None or task.cancelling() > 0
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """Return the line that raised an error, or that called the library which did."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [each for each in frames if not each.filename.startswith(_LIBRARIES)]

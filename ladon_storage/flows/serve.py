@@ -39,7 +39,7 @@ from prefect.flows import Flow
 from prefect.runner import Runner
 from pydantic import ValidationError
 
-from ladon_storage.errors import ConfigurationError
+from ladon_storage.errors import ConfigurationError, told
 from ladon_storage.flows.deployed import require_own_places
 from ladon_storage.flows.zombies import frequency, keep_sweeping, remove_automation
 from ladon_storage.registry import add_to_path, nearest, sentence
@@ -141,7 +141,7 @@ def _flow_at(entrypoint: str, where: str) -> Flow[..., Any]:
     try:
         module = import_module(path)
     except Exception as error:  # of a user's module
-        said = f"{type(error).__name__}: {error}".rstrip(".")
+        said = f"{type(error).__name__}: {told(error)}".rstrip(".")
         raise ConfigurationError(
             f"{where} cannot be made: its entrypoint {entrypoint!r} could not be imported "
             f"({said}). Write it as file.py:flow, from the folder {PROJECT.absolute()}."

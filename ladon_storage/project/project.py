@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -188,10 +190,23 @@ class Project(BaseModel):
         Raises:
             ConfigurationError: It does.
         """
-        ids = {each: table.fields.get("source_id", each) for each, table in self.sources.items()}
-        first, *others = [each for each, source_id in ids.items() if source_id == ids[name]]
+        source_id = self._ids[name]
+        first, *others = [each for each, found in self._ids.items() if found == source_id]
         if others:
-            self._refuse_id_of(others[0], ids[name], first)
+            self._refuse_id_of(others[0], source_id, first)
+
+    @cached_property
+    def _ids(self) -> dict[str, str]:
+        return {name: self._id_of(name) for name in self.sources}
+
+    def _id_of(self, name: str) -> str:
+        """Return the id of a source, which a class of one's own may not take from its table."""
+        table: SourceTable = self.sources[name]
+        declared = table.fields.get("source_id")
+        if ":" in table.kind:
+            with suppress(ConfigurationError):  # it is shown where the source is made
+                return self.source(name).source_id
+        return declared if isinstance(declared, str) else name
 
     def _refuse_id_of(self, name: str, source_id: str, other: str) -> NoReturn:
         text = f"is {source_id!r}, as that of [{table_place('sources', other)}]"

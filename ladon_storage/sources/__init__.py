@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import BaseModel, Field
 
 from ladon_storage.collection.protocols import Source
-from ladon_storage.errors import ConfigurationError
+from ladon_storage.errors import ConfigurationError, told
 from ladon_storage.registry import Problem, Registry, fields_of, made, sentence
 from ladon_storage.values import check_source_id
 
@@ -173,7 +173,7 @@ def _wrong(source: Any, kind: str) -> list[Problem]:
         source_id, overlap = source.source_id, source.overlap
         check_source_id(source_id)
     except Exception as error:  # of a class that is not ours
-        return [Problem("source_id", f"{type(error).__name__}: {error}")]
+        return [Problem("source_id", f"{type(error).__name__}: {told(error)}")]
     if overlap is not None and (not isinstance(overlap, timedelta) or overlap < timedelta(0)):
         return [Problem("overlap", "should be a timedelta of 0 or more, or None")]
     return []

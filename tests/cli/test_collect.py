@@ -154,6 +154,34 @@ def test_two_names_of_one_source_are_not_collected(ladon: Command, names: tuple[
     assert "[sources.b] source_id: is 'same', as that of [sources.a]" in called.err
 
 
+def test_two_names_of_a_class_with_an_id_of_its_own_are_not_collected(ladon: Command) -> None:
+    """It takes none from its table, whose name is not its watermark."""
+    ladon.write(
+        "own.py",
+        OWN.replace(
+            "class Broken(Own):",
+            """class Fixed:
+    source_id, overlap = "fixed", None
+
+    async def pages(self, start, until):
+        yield Page()
+
+
+class Broken(Own):""",
+        ),
+    )
+    tables = '[sources.{}]\nkind = "own:Fixed"\n'
+    begin = '[storage]\nurl = "sqlite:///ladon.db"\n[sinks.r]\nurl = "sqlite:///r.db"\n'
+    ladon.write("ladon.toml", begin + tables.format("a") + tables.format("b"))
+    called = ladon("collect", "a")
+    assert called.code == 2
+    assert "[sources.b] source_id: is 'fixed', as that of [sources.a]" in called.err
+    ladon.write(
+        "ladon.toml", f'{begin}{tables.format("x")}[sources.b]\nkind = "own:Own"\nsource_id = "x"\n'
+    )
+    assert "as that of" not in ladon("collect", "x").err
+
+
 def test_file_without_a_source_is_named(ladon: Command) -> None:
     """All of none is nothing that was forgotten in the call."""
     ladon.write("ladon.toml", '[storage]\nurl = "sqlite:///ladon.db"\n')

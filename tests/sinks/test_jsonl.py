@@ -16,6 +16,7 @@ from ladon_storage.collection.protocols import Position
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.jsonl import files as jsonl_files
+from ladon_storage.sinks.jsonl.lines import Extent, LineFiles
 from ladon_storage.sinks.jsonl.sink import JsonlSink
 from ladon_storage.testing.doubles import at, record
 
@@ -471,6 +472,29 @@ async def test_files_without_a_position_of_their_own_are_noted(
     (folder / "records" / "feed" / names(folder)[0]).unlink()
     async with JsonlSink(f"jsonl://{folder}") as sink:
         assert await sink.position("feed") is None
+
+
+async def test_file_that_comes_while_the_position_is_read_is_no_loss(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has moved it to its place, and notes it a moment later."""
+    async with JsonlSink(f"jsonl://{folder}") as sink, JsonlSink(f"jsonl://{folder}") as other:
+        await sink.write("feed", Page([record("1", 1)]), position=Position(timestamp=at(1)))
+        found, noted = LineFiles.found, list[int]()
+
+        def written(files: LineFiles) -> Extent:
+            before = found(files)
+            if not noted:
+                noted.append(1)
+                path = folder / "records" / "feed"
+                (path / "late.jsonl").write_text((path / names(folder)[0]).read_text())
+                position = json.loads((path / "position.json").read_text())
+                position["extent"] = [2 * each for each in position["extent"]]
+                (path / "position.json").write_text(json.dumps(position))
+            return before
+
+        monkeypatch.setattr(LineFiles, "found", written)
+        assert await other.position("feed") == Position(timestamp=at(1))
 
 
 async def test_backfill_hides_no_files_that_were_removed_before(folder: Path) -> None:

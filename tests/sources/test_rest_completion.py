@@ -10,6 +10,7 @@ import pytest
 
 from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
+from ladon_storage.sources.rest import reading
 from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.sources.rest_lists import IDS, ROWS, answer, cut, ids_of, pages_of, refused
@@ -513,3 +514,32 @@ async def test_list_that_grows_before_its_end_is_checked_is_read_again() -> None
     paging = {"kind": "page", "size_parameter": "per_page", "page_size": 4}
     async with FeedServer(play=paged) as feed:
         assert {*await ids_of(feed, paging=paging)} == {*IDS[:4]}
+
+
+async def test_page_behind_an_offset_is_no_sign_in_a_list_too_long_to_be_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server may answer with its last page there, of which nothing is known any more."""
+    monkeypatch.setattr(reading, "KNOWN_KEYS", 10)
+    rows = [row(number) for number in range(24)]
+
+    def paged(asked: Asked) -> Answer:
+        return answer(cut(asked, 5, rows) if int(asked.query["offset"]) <= 24 else rows[-5:])
+
+    async with FeedServer(play=paged) as feed:
+        found = await ids_of(feed, paging={"kind": "offset", "page_size": 5})
+    assert {*found} == {str(each["id"]) for each in rows}
+
+
+async def test_page_behind_an_offset_has_the_size_that_is_granted() -> None:
+    """A size that was refused once would be refused again, and say nothing."""
+    rows = [row(number) for number in range(1_000)]
+
+    def paged(asked: Asked) -> Answer:
+        if int(asked.query["limit"]) > 100:
+            return answer([], status=413)
+        return answer([each for each in cut(asked, 100, rows) if not 300 <= each["id"] < 400])
+
+    async with FeedServer(play=paged) as feed:
+        paging = {"kind": "offset", "page_size": 800, "too_large": [413]}
+        assert "has records from offset 400 on" in await refused(feed, paging=paging)

@@ -11,6 +11,7 @@ import pytest
 from ladon_storage.sources.rest import reading
 from ladon_storage.sources.rest.counting import counts
 from ladon_storage.sources.rest.links import hides_next, next_in
+from ladon_storage.testing.doubles import at
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.sources.rest_lists import IDS, ROWS, answer, ids_of, pages_of, refused
 from tests.sources.test_rest import row
@@ -686,7 +687,7 @@ async def test_last_item_without_a_cursor_is_no_end() -> None:
 
 
 @pytest.mark.parametrize("parameter", ["cursor", "offset", "after", "starting_after", "before"])
-@pytest.mark.parametrize("begin", [0, 1, 10])
+@pytest.mark.parametrize("begin", [0, 10])  # from 1 on, the last id is the number of items, too
 async def test_offset_is_one_whatever_it_is_called(parameter: str, begin: int) -> None:
     """A row that is deleted from a page before the next one is requested hides none behind it."""
     rows = [row(number) for number in range(begin, begin + 10)]
@@ -724,10 +725,11 @@ async def test_offset_that_is_an_id_is_checked(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameter", "begin", "is_last"), [("cursor", 0, False), ("after", 1, True)]
+    ("parameter", "begin", "is_last", "has_end"),
+    [("cursor", 0, False, True), ("after", 1, True, True), ("after", 1, True, False)],
 )
 async def test_cursor_that_is_an_id_among_all_ids_costs_nothing(
-    parameter: str, begin: int, is_last: bool
+    parameter: str, begin: int, is_last: bool, has_end: bool
 ) -> None:
     """It is the number of items that came, too; between two such pages is no other id."""
     rows = [row(number) for number in range(begin, begin + 9)]
@@ -738,9 +740,32 @@ async def test_cursor_that_is_an_id_among_all_ids_costs_nothing(
             each for each in rows if place is None or int(each["id"]) > int(place) - (not is_last)
         ][:3]
         following = int(some[-1]["id"]) + (not is_last) if some else 0
-        return answer(some, next=str(following) if following < begin + 8 else None)
+        for each in some:  # which changes all the time
+            each["at"] = at(len(feed.requests)).isoformat()
+        is_end = has_end and following >= begin + 8
+        return answer(some, next=None if is_end or not some else str(following))
 
     paging = {"kind": "cursor", "path": "next", "parameter": parameter}
     async with FeedServer(play=paged) as feed:
         assert await ids_of(feed, paging=paging) == [str(each["id"]) for each in rows]
         assert len({*feed.requests}) >= len(feed.requests) - 1
+
+
+@pytest.mark.parametrize(
+    "paging", [{"kind": "next"}, {"kind": "cursor", "path": "rows.-1.id", "parameter": "after"}]
+)
+async def test_id_that_is_the_number_of_items_is_no_offset(paging: dict[str, Any]) -> None:
+    """Ids from 1 on, of rows that change all the time: no page is requested again."""
+    rows = [row(number) for number in range(1, 15)]
+
+    def paged(asked: Asked) -> Answer:
+        after = int(asked.query.get("after", 0))
+        some = [each for each in rows if int(each["id"]) > after][:5]
+        for each in some:
+            each["at"] = at(len(feed.requests)).isoformat()
+        link = f"/feed.json?after={some[-1]['id']}" if len(some) == 5 else None
+        return answer(some, next=link)
+
+    async with FeedServer(play=paged) as feed:
+        assert await ids_of(feed, paging=paging) == [str(each["id"]) for each in rows]
+        assert len(feed.requests) <= 5

@@ -180,18 +180,18 @@ class SourceFiles:
 
     def position(self) -> Position | None:
         """Return the last position that was written; ``None`` if files lost content since."""
+        noted = self._noted()
+        # Behind it: another process moves a file to its place before it notes it.
         found = self._records.found()
-        noted = self._noted(found)
-        if noted is None:
+        if noted is None or self._is_discarded(noted, found):
             self._records.forget()
             return None
         self._found = found
         return Position(**noted.model_dump(exclude={"extent"}))
 
-    def _noted(self, found: Extent) -> _NotedPosition | None:
-        """Return the position that is noted; ``None`` if there is none, or files lost content."""
+    def _noted(self) -> _NotedPosition | None:
         try:
-            noted = _NotedPosition.model_validate_json(self._position_path.read_bytes())
+            return _NotedPosition.model_validate_json(self._position_path.read_bytes())
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -200,15 +200,18 @@ class SourceFiles:
                 "Delete it, and the source is collected from its beginning.",
                 self._source_id,
             ) from error
+
+    def _is_discarded(self, noted: _NotedPosition, found: Extent) -> bool:
+        """Return whether a position is no more, since the files lost content after it."""
         if noted.extent is None or found.holds(noted.extent):
-            return noted
+            return False
         logger.warning(
             "The folder %s had %d files of %d bytes, and has %d of %d. The position of the "
             "source %r is discarded, and it is collected from its beginning.",
             *(self._folder, *noted.extent, *found, self._source_id),
         )
         self._forget_position()
-        return None
+        return True
 
     def _note(
         self, position: Position | None, files: Mapping[str, int], moves: AtomicReplace
@@ -218,7 +221,9 @@ class SourceFiles:
         A file that is not noted would stand for one that is removed later.
         """
         if position is None and files:
-            position = self._noted(self._records.extent({}))
+            position = self._noted()
+            if position is not None and self._is_discarded(position, self._records.extent({})):
+                return
         if position is not None:
             fields = position.model_dump(exclude={"extent"})
             noted = _NotedPosition(**fields, extent=self._records.extent(files))

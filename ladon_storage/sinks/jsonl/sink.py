@@ -3,7 +3,7 @@
 - A page is a file, written next to its place and moved there: readers never see half of one. The
   position is a file that is moved last, so that it never covers more than the existing records.
 - An existing file is never changed. Hence every version is kept, and there is no other choice. If
-  another program removes, shortens or edits a file, its source is collected from its beginning.
+  another program removes a file or changes its size, its source is collected from its beginning.
 - The known lines are found in an index beside the files, which may be deleted at any time: a run
   reads only files that appeared since. Up to a million lines are in memory, about 400 bytes each.
 """
@@ -56,7 +56,7 @@ class JsonlStore:
         return self._of(source_id).write(page, run_id, position)
 
     def position(self, source_id: str) -> Position | None:
-        """Return the last position, unless files were removed, shortened or edited since."""
+        """Return the last position, unless files were removed, or have another size since."""
         return self._of(source_id).position()
 
     def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:

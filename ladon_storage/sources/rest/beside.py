@@ -27,6 +27,11 @@ class Beside:
         self._api = api
         self._tally = tally
 
+    @property
+    def knows_all(self) -> bool:
+        """Whether each record that came is known as such."""
+        return self._tally.is_exact
+
     async def has_others(self, step: PageRequest) -> bool:
         """Return whether a page that should not exist has records, one of which did not come."""
         return not all(map(self._tally.has, await self._keys(step)))

@@ -27,6 +27,15 @@ _NUMBER = re.compile(r"(?<!\d)\d{1,18}(?!\d)")
 _NAMED_NUMBER = re.compile(r"(?<![A-Za-z_-])([A-Za-z_-]+)[\"']?\s*[:=]\s*[\"']?\d{1,18}(?!\w)")
 
 
+def is_by_item(name: str) -> bool:
+    """Return whether a parameter usually has the id of an item.
+
+    >>> is_by_item("starting_after"), is_by_item("cursor")
+    (True, False)
+    """
+    return plain(name) in _BY_ITEM
+
+
 def moved(before: URL, after: URL) -> Iterator[tuple[str, str]]:
     """Yield the names and values by which an address differs from that of the page before it.
 

@@ -207,8 +207,8 @@ class ListPage:
     def follows(self, before: ListPage) -> bool:
         """Return whether it is requested by an id and begins with the next one: it did not shift.
 
-        A cursor that is the number of items that came may be an offset. Where it is also an id, no
-        record was between two pages only if no id is.
+        A cursor that is the number of items that came may be an offset. Where it is an id as well,
+        in a list in the order of its ids, no record was between two pages if no id is.
         """
         place = self.request.number
         values = map(str, (*self.request.query.values(), *self.request.body.values()))

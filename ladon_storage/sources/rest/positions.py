@@ -52,7 +52,7 @@ class PageTrail:
         self.is_uneven |= self.filled > 0 and self.last != self.first
         self.first, self.last = self.first or size, size
         if self.filled:
-            by_id = {name for name, value in _values(page.request) if value == self._last_id}
+            by_id = {name for name, value in values_of(page.request) if value == self._last_id}
             known = self.id_parameter if self.filled > 1 else min(by_id, default=None)
             self.id_parameter = known if known in by_id else None
         self.filled += 1
@@ -61,7 +61,7 @@ class PageTrail:
     def _add_number(self, request: PageRequest) -> None:
         numbers = [
             (name, number)
-            for name, value in (_values(request) if request.url is not None else ())
+            for name, value in (values_of(request) if request.url is not None else ())
             if plain(name) in _PAGES and (number := count_in(value)) is not None
         ]
         if len(numbers) != 1 or request.url is None:
@@ -96,7 +96,7 @@ def pages_behind(paging: Pagination, last: ListPage, trail: PageTrail) -> list[P
     return steps
 
 
-def _values(request: PageRequest) -> list[tuple[str, str]]:
+def values_of(request: PageRequest) -> list[tuple[str, str]]:
     """Return the parameters by which a page was found, as texts."""
     if request.url is not None:
         return list(request.url.query.items())
@@ -157,7 +157,7 @@ def _position(paging: Pagination, request: PageRequest, count: int) -> tuple[str
     A cursor is one by its name, or because it is as great as the number of items or pages before.
     """
     found = []
-    for name, value in _values(request):
+    for name, value in values_of(request):
         if (number := count_in(value)) is None:
             continue
         if plain(name) in _PAGES:

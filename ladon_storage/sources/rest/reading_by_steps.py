@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
+from ladon_storage.sources.rest.counting import is_by_item
 from ladon_storage.sources.rest.listing import ListPage, MovedError
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import (
@@ -21,6 +22,7 @@ from ladon_storage.sources.rest.pagination import (
     OffsetPagination,
     PageNumberPagination,
 )
+from ladon_storage.sources.rest.positions import values_of
 from ladon_storage.sources.rest.reading import Reading
 
 EMPTY_NUMBERS = 5
@@ -148,6 +150,8 @@ class ReadingBySteps(Reading):
         self._end.led_on = True
         if self._end.is_over(page, position):
             return None
+        if step.is_counted and self._goes_by_id(page, step):
+            step = replace(step, is_counted=False)
         # One cursor may lead through all pages, and a link may be there always.
         if step.place == page.request.place:
             return replace(step, is_once=True) if page.keys else None
@@ -158,6 +162,14 @@ class ReadingBySteps(Reading):
                 )
             return None
         return step
+
+    def _goes_by_id(self, page: ListPage, step: PageRequest) -> bool:
+        """Return whether a request has the id of the last item, which may be its number as well."""
+        if not page.keys:
+            return False
+        return self._end.goes_by_items or any(
+            is_by_item(name) and value == page.last_id for name, value in values_of(step)
+        )
 
     def _is_in_place(self, page: ListPage, coming: ListPage) -> bool:
         """Return whether a page is known to follow, since its cursor is an id."""

@@ -81,11 +81,16 @@ class Unread:
 
     async def _behind_offsets(self, paging: OffsetPagination, last: ListPage) -> Problem | None:
         """Return the sign that there are records behind an end without any."""
+        pages = self._doubtful_pages(paging)
         if last.response.answer.status not in OK or not self._end.is_silent(last):
             return None
-        for distance in range(1, self._doubtful_pages(paging) + 1):
-            offset = last.request.number + distance * paging.page_size
-            if await self._beside.has_others(paging.skipping(offset, paging.page_size)):
+        # A server may answer with its last page there, of which nothing is known any more.
+        if pages == 1 and not self._beside.knows_all:
+            return None
+        size = last.request.size or paging.page_size
+        for distance in range(1, pages + 1):
+            offset = last.request.number + distance * size
+            if await self._beside.has_others(paging.skipping(offset, size)):
                 if (await self._get(last.request)).keys:
                     raise MovedError
                 return (f"has records from offset {offset} on, and none at {last.request.number}",)
