@@ -769,3 +769,23 @@ async def test_id_that_is_the_number_of_items_is_no_offset(paging: dict[str, Any
     async with FeedServer(play=paged) as feed:
         assert await ids_of(feed, paging=paging) == [str(each["id"]) for each in rows]
         assert len(feed.requests) <= 5
+
+
+async def test_number_of_an_item_in_its_list_is_an_offset() -> None:
+    """It is a value of the last item, and no id."""
+    rows = [row(number) for number in range(10, 20)]
+    gone: list[Any] = []
+
+    def paged(asked: Asked) -> Answer:
+        offset = int(asked.query.get("offset", 0))
+        if offset and not gone:
+            gone.append(rows.pop(1))
+        some = [
+            each | {"number": place}
+            for place, each in enumerate(rows[offset : offset + 3], offset + 1)
+        ]
+        return answer(some)
+
+    paging = {"kind": "cursor", "path": "rows.-1.number", "parameter": "offset"}
+    async with FeedServer(play=paged) as feed:
+        assert {*await ids_of(feed, paging=paging)} >= {str(each["id"]) for each in rows}

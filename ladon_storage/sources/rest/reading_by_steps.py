@@ -165,10 +165,9 @@ class ReadingBySteps(Reading):
 
     def _goes_by_id(self, page: ListPage, step: PageRequest) -> bool:
         """Return whether a request has the id of the last item, which may be its number as well."""
-        if not page.keys:
-            return False
-        return self._end.goes_by_items or any(
-            is_by_item(name) and value == page.last_id for name, value in values_of(step)
+        return bool(page.keys) and any(
+            is_by_item(name) and (self._end.goes_by_items or value == page.last_id)
+            for name, value in values_of(step)
         )
 
     def _is_in_place(self, page: ListPage, coming: ListPage) -> bool:
