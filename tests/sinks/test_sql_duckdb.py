@@ -130,7 +130,7 @@ async def test_page_is_stored_whole_or_not_at_all(path: Path, monkeypatch: Any) 
     """Records, rejects and position are one transaction, and the sink goes on after it failed."""
     page = Page([record("1", 1), record("2", 2)], [Reject.of("no id", 1)])
     position = Position(timestamp=at(2))
-    for table in ("records_quarantine", "ladon_positions"):
+    for table in ('"records_quarantine"', "ladon_positions"):
         async with sink(path) as target:
             with monkeypatch.context() as patch:
                 _fail_at(patch, f"INSERT INTO {table}")
@@ -147,7 +147,7 @@ def _fail_at(patch: Any, statement: str) -> None:
 
     def failing(usual: Callable[..., None]) -> Callable[..., None]:
         def work(self: Any, text: str, *rest: Any) -> None:
-            if text.startswith(statement):
+            if text.lstrip().startswith(statement):
                 raise duckdb.IOException("IO Error: no space left on the device")
             usual(self, text, *rest)
 

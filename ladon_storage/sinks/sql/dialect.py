@@ -1,8 +1,7 @@
 """The operations in which SQLite, DuckDB and PostgreSQL differ, as the SQL sink uses them.
 
 - These statements run for every page, so they pass its rows directly, without SQLAlchemy's work for
-  each row. Statements that run once for a run or a page are in `rows`, `history` and `tables`, for
-  all databases.
+  each row. Statements that are the same for all databases are in `rows` and `tables`.
 - Known records are found by one read without locks, and only the rest is written. The writing
   statements repeat the conditions, since another run may have been faster. If a page is likely to
   be all new, the read is omitted.
@@ -15,7 +14,6 @@
 from __future__ import annotations
 
 from collections.abc import (
-    Callable,
     Container,
     Iterable,
     Iterator,
@@ -30,10 +28,11 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, CursorResult, Engine
 
 from ladon_storage.collection.records import Record
 from ladon_storage.sinks.sql.tables import PRIMARY_KEYS, Keep
+from ladon_storage.values import instant_text
 
 T = TypeVar("T")
 
@@ -70,8 +69,6 @@ class Dialect(Protocol):
     """The operations of one database on one table of records."""
 
     example: str
-    insert: Callable[..., Any]
-    """SQLAlchemy's ``INSERT`` of this database, with ``ON CONFLICT``."""
 
     def engine(self) -> Engine:
         """Return an engine whose commits are durable."""
@@ -159,6 +156,25 @@ def statement(template: str, table: str, keep: Keep, rule: Rule = "newer") -> st
         if rule == "newer":
             on_conflict += " AND {table}.record_timestamp <= excluded.record_timestamp"
     return template.replace("{on_conflict}", on_conflict).replace("{table}", f'"{table}"')
+
+
+def execute(connection: Connection, asked: str, *rows: Sequence[Any]) -> CursorResult[Any]:
+    """Execute a text with a question mark for each value, for one row of values or several.
+
+    An expression would be compiled in every process, for half a millisecond. Instants are passed as
+    the database stores them; `aware` reads that.
+    """
+    dialect = connection.dialect
+    passed = [
+        tuple(
+            instant_text(each) if isinstance(each, datetime) and dialect.name == "sqlite" else each
+            for each in row
+        )
+        for row in rows
+    ]
+    if dialect.paramstyle != "qmark":
+        asked = asked.replace("?", "%s")
+    return connection.exec_driver_sql(asked, passed if len(passed) > 1 else passed[0])
 
 
 def by_id(records: Sequence[Record]) -> list[Record]:

@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import NullPool
@@ -109,7 +108,6 @@ class Duckdb:
     """
 
     example = "duckdb:///records.duckdb"
-    insert = staticmethod(insert)
     batch_characters = 2**21
     """A third of the usual, as what waits is beside DuckDB's own memory; more commits cost CPU."""
 

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
@@ -122,7 +121,6 @@ class Postgresql:
     """
 
     example = "postgresql://user:password@host/database"
-    insert = staticmethod(insert)
 
     def __init__(self, url: URL, table: str, keep: Keep) -> None:
         try:

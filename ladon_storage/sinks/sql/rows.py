@@ -7,10 +7,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection
@@ -20,10 +20,37 @@ from ladon_storage.collection.records import Columns, Page, Record, Reject
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.removal import refuse_implausible_removal
 from ladon_storage.sinks.sql.deletions import Deleted, Deletions, Gone
-from ladon_storage.sinks.sql.dialect import Compared, Dialect, batches
+from ladon_storage.sinks.sql.dialect import Compared, Dialect, batches, execute, statement
 from ladon_storage.sinks.sql.history import History, RunClock
-from ladon_storage.sinks.sql.tables import Tables
+from ladon_storage.sinks.sql.tables import Tables, aware
 from ladon_storage.sinks.versions import last_said, latest, latest_of_versions
+
+_POSITION = """
+SELECT timestamp, watermark, origin, run_id, document, order_shown FROM ladon_positions
+WHERE table_name = ? AND source_id = ?
+"""
+
+_REMEMBER = """
+INSERT INTO ladon_positions (
+table_name, source_id, timestamp, watermark, origin, run_id, document, order_shown)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (table_name, source_id) DO UPDATE
+SET timestamp = excluded.timestamp, watermark = excluded.watermark, origin = excluded.origin,
+run_id = excluded.run_id, document = excluded.document, order_shown = excluded.order_shown
+"""
+
+_QUARANTINE = """
+INSERT INTO {table} (source_id, digest, run_id, reason, raw, quarantined_at)
+VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+"""
+
+_HAS_ANY = "SELECT EXISTS (SELECT 1 FROM {table} WHERE source_id = ?)"
+
+_CONDITIONS = """
+SELECT EXISTS (SELECT 1 FROM ladon_deleted WHERE table_name = ? AND source_id = ?),
+EXISTS (SELECT 1 FROM {table} WHERE source_id = ? AND removed_at IS NOT NULL)
+"""
+
+_IS_REPLACED = ", EXISTS (SELECT 1 FROM {table} WHERE source_id = ? AND replaced_at IS NOT NULL)"
 
 
 class Rows:
@@ -40,6 +67,11 @@ class Rows:
         self._tables = tables
         self._connection = connection
         self._keeps_all = tables.keep == "all"
+        conditions = _CONDITIONS + _IS_REPLACED * self._keeps_all
+        self._has_any_row, self._asked_conditions = (
+            statement(each, tables.records.name, tables.keep) for each in (_HAS_ANY, conditions)
+        )
+        self._quarantining = statement(_QUARANTINE, tables.quarantine.name, tables.keep)
         self._was_all_new: bool | None = None
         self._clock = RunClock()
         self._history = History(database, tables, connection, self._clock)
@@ -80,7 +112,7 @@ class Rows:
             return False
         with connection.begin() as transaction:
             database.begin_writing(connection, source_id)
-            are_marked, are_deleted, *_ = self._conditions(source_id)
+            are_deleted, are_marked, *_ = self._conditions(source_id)
             is_new = not are_deleted and (
                 not self._keeps_all or database.are_unknown(connection, source_id, ids)
             )
@@ -106,7 +138,7 @@ class Rows:
             compared, are_marked = Compared(), False
             gone: dict[str, list[Deleted]] = {}
             if records:
-                are_marked, are_deleted, *rest = self._conditions(source_id)
+                are_deleted, are_marked, *rest = self._conditions(source_id)
                 if are_deleted:  # objects, by which those that are passed over are distinguished
                     records = list(records)
                 compared = database.compare(connection, source_id, records, are_replaced=any(rest))
@@ -192,7 +224,7 @@ class Rows:
             database.begin_writing(connection, source_id)
             gone = self._deletions.of(source_id, records)
             if not self._keeps_all:
-                _, are_deleted = self._conditions(source_id)
+                are_deleted, *_ = self._conditions(source_id)
                 if are_deleted:
                     missing = set(self._lacking(source_id, records))
                     records = [
@@ -228,7 +260,7 @@ class Rows:
             lacking = set(listed) - storable.keys()
             for some in batches(storable.items()):
                 lacking.update(self._database.lacking(self._connection, source_id, dict(some)))
-            if lacking and self._conditions(source_id)[1]:
+            if lacking and self._conditions(source_id)[0]:
                 for ids in batches(lacking & storable.keys()):
                     for record_id, versions in self._deletions.of_ids(source_id, ids).items():
                         if any(each.at >= storable[record_id] for each in versions):
@@ -252,13 +284,20 @@ class Rows:
     def position(self, source_id: str) -> Position | None:
         """Return the last position that was written."""
         with self._connection.begin():
-            found = self._connection.execute(self._tables.position, {"source_id": source_id})
-            row = found.one_or_none()
+            asked = (self._tables.records.name, source_id)
+            row: Sequence[Any] | None = execute(self._connection, _POSITION, asked).one_or_none()
         if row is None:
             return None
         self._was_all_new = False  # a source with a position nearly always has rows
-        # Positions of an older release have no such columns.
-        return Position(**{k: v for k, v in row._asdict().items() if v is not None})
+        timestamp, watermark, origin, run_id, document, order_shown = row
+        return Position(
+            timestamp=aware(timestamp),
+            watermark=watermark and aware(watermark),
+            origin=origin and aware(origin),
+            run_id=run_id,
+            document=document,
+            order_shown=bool(order_shown),  # unknown in a position of an older release
+        )
 
     def mark_removed(self, source_id: str, listed_ids: Set[str], max_share: float) -> int:
         """Mark the records that are not in ``listed_ids``, and no others."""
@@ -298,12 +337,12 @@ class Rows:
     def _has_any(self, source_id: str) -> bool:
         """Return whether a source has a row: the first page of one that has none is all new."""
         with self._connection.begin():
-            asked = {"source_id": source_id}
-            return bool(self._connection.execute(self._tables.has_any, asked).scalar_one())
+            return bool(execute(self._connection, self._has_any_row, (source_id,)).scalar_one())
 
     def _conditions(self, source_id: str) -> Sequence[bool]:
-        """Return whether any row of a source is marked, was deleted, or is replaced."""
-        return self._connection.execute(self._tables.conditions, {"source_id": source_id}).one()
+        """Return whether any row of a source was deleted, is marked, or is replaced."""
+        asked = (self._tables.records.name, *[source_id] * (3 if self._keeps_all else 2))
+        return execute(self._connection, self._asked_conditions, asked).one()
 
     def _write_beside(self, beside: _Unwritten, *, with_position: bool = True) -> None:
         if beside.rejects:
@@ -312,31 +351,26 @@ class Rows:
             self._remember(beside.source_id, beside.position)
 
     def _quarantine(self, beside: _Unwritten) -> None:
-        now = self._clock.now()
-        rows = [
-            {
-                "source_id": beside.source_id,
-                "digest": blake2b(raw.encode(), digest_size=16).hexdigest(),
-                "run_id": _storable(beside.run_id),
-                "reason": _storable(reject.reason),
-                "raw": raw,
-                "quarantined_at": now,
-            }
-            for reject in beside.rejects
-            for raw in [_storable(reject.raw)]
-        ]
-        rows.sort(key=lambda row: str(row["digest"]))
-        statement = self._database.insert(self._tables.quarantine).on_conflict_do_nothing()
-        self._connection.execute(statement, rows)
+        now, source_id = self._clock.now(), beside.source_id
+        run_id = _storable(beside.run_id)
+        rows = []
+        for reject in beside.rejects:
+            raw = _storable(reject.raw)
+            digest = blake2b(raw.encode(), digest_size=16).hexdigest()
+            rows.append((source_id, digest, run_id, _storable(reject.reason), raw, now))
+        rows.sort(key=itemgetter(1))
+        execute(self._connection, self._quarantining, *rows)
 
     def _remember(self, source_id: str, position: Position) -> None:
-        moved = position.model_dump()
         run_id = position.run_id
         if run_id is not None and _storable(run_id) != run_id:
-            moved["run_id"] = run_digest(run_id)
-        key = {"table_name": self._tables.records.name, "source_id": source_id}
-        statement = _remembering(self._tables, self._database.insert)
-        self._connection.execute(statement, key | moved)
+            run_id = run_digest(run_id)
+        values = (
+            *(self._tables.records.name, source_id),
+            *(position.timestamp, position.watermark, position.origin),
+            *(run_id, position.document, position.order_shown),
+        )
+        execute(self._connection, _REMEMBER, values)
 
 
 class _Unwritten:
@@ -353,17 +387,6 @@ class _Unwritten:
     @property
     def is_needed(self) -> bool:
         return bool(self.rejects) or self.position is not None
-
-
-@lru_cache  # as in `Tables`: compiled once
-def _remembering(tables: Tables, insert: Callable[..., Any]) -> Any:
-    positions = tables.positions
-    statement = insert(positions)
-    changes = [column.name for column in positions.c if not column.primary_key]
-    return statement.on_conflict_do_update(
-        index_elements=list(positions.primary_key),
-        set_={name: statement.excluded[name] for name in changes},
-    )
 
 
 def _storable(text: str) -> str:

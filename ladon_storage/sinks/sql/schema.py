@@ -25,12 +25,15 @@ from ladon_storage.sinks.sql.deletions import (
     note_deletions,
     trigger_of,
 )
+from ladon_storage.sinks.sql.dialect import execute
 from ladon_storage.sinks.sql.tables import PRIMARY_KEYS, Tables
 
 VERSION = 3
 _FIRST_COLUMNS = {
     *("source_id", "record_id", "version", "record_timestamp", "payload", "collected_at")
 }
+
+_VERSION = "SELECT version FROM ladon_meta WHERE table_name = ?"
 
 Found = Mapping[str, Mapping[str, bool]]
 """The columns of the existing tables, and whether each is in the primary key.
@@ -135,7 +138,9 @@ def _check(connection: Connection, tables: Tables, found: Found, shown: str) -> 
     if name not in found:
         return
     _check_is_ours(tables, found[name], shown)
-    version = connection.scalar(tables.version) if tables.meta.name in found else None
+    version = None
+    if tables.meta.name in found:
+        version = execute(connection, _VERSION, (name,)).scalar()
     if version is not None and version > VERSION:
         raise SinkError(
             f"The table {name!r} of the sink {shown} is of version {version}, and this "

@@ -15,7 +15,6 @@ from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
@@ -135,7 +134,6 @@ class Sqlite:
     """
 
     example = "sqlite:///records.db"
-    insert = staticmethod(insert)
     batch_characters = 2**24
     """A page of the index whose ids come in no order is written once more with each commit."""
 

@@ -22,7 +22,6 @@ from sqlalchemy import (
     TypeDecorator,
     Update,
     bindparam,
-    exists,
     func,
     select,
     update,
@@ -57,13 +56,13 @@ class Instant(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """Return the value of the stored form."""
-        if value is None:
-            return None
-        return aware(datetime.fromisoformat(value) if isinstance(value, str) else value)
+        return None if value is None else aware(value)
 
 
-def aware(instant: datetime) -> datetime:
+def aware(instant: datetime | str) -> datetime:
     """Return a database's time as an aware datetime: its owner may have dropped the time zone."""
+    if isinstance(instant, str):
+        instant = datetime.fromisoformat(instant)
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
@@ -121,43 +120,7 @@ class Tables:
         """Return every table."""
         return self.records, self.quarantine, self.positions, self.deleted, self.meta
 
-    # Each of these statements runs for every run or page: made once, it is compiled once.
-
-    @cached_property
-    def version(self) -> Select[Any]:
-        """The version of the table of records."""
-        return select(self.meta.c.version).where(self.meta.c.table_name == self.records.name)
-
-    @cached_property
-    def position(self) -> Select[Any]:
-        """The stored position of a ``source_id``."""
-        positions = self.positions.c
-        names = ("timestamp", "watermark", "origin", "run_id", "document", "order_shown")
-        return select(*(positions[name] for name in names)).where(
-            positions.table_name == self.records.name,
-            positions.source_id == bindparam("source_id"),
-        )
-
-    @cached_property
-    def has_any(self) -> Select[Any]:
-        """Whether a ``source_id`` has a row."""
-        return select(exists().where(self.records.c.source_id == bindparam("source_id")))
-
-    @cached_property
-    def conditions(self) -> Select[*tuple[Any, ...]]:
-        """Whether a ``source_id`` has marked, deleted and replaced rows."""
-        records, deleted = self.records.c, self.deleted.c
-        of_source = records.source_id == bindparam("source_id")
-        found = [
-            exists().where(of_source, records.removed_at.is_not(None)),
-            exists().where(
-                deleted.table_name == self.records.name,
-                deleted.source_id == bindparam("source_id"),
-            ),
-        ]
-        if self.keep == "all":
-            found.append(exists().where(of_source, records.replaced_at.is_not(None)))
-        return select(*found)
+    # Made once, each of these statements is compiled once.
 
     @cached_property
     def current(self) -> Select[Any]:
