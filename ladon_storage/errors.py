@@ -32,8 +32,10 @@ may quote a feed, and goes to tracebacks and logs: it is one line that no termin
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
+from urllib.parse import quote, quote_plus
 
 _BREAKS = re.compile(r"[\n\r\t]+")
 
@@ -62,10 +64,52 @@ def visible(text: str) -> str:
     return escaped(" ".join(part.strip() for part in _BREAKS.split(text)).strip())
 
 
+_secrets: set[str] = set()
+
+
+def keep_secret(secret: str) -> None:
+    """Let `without_secrets` replace a secret from now on, in this process."""
+    _secrets.update(encodings_of(secret))
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without the secrets that this process has looked up."""
+    return redacted(text, sorted(_secrets, key=len, reverse=True))
+
+
+def encodings_of(*secrets: str) -> tuple[str, ...]:
+    """Return secrets in each encoding in which a text may repeat them, the longest first.
+
+    >>> encodings_of("p/w d")
+    ('p%2Fw%20d', 'p/w%20d', 'p%2Fw+d', 'p/w d')
+    """
+    encodings = {
+        encoding
+        for secret in secrets
+        for encoding in (
+            *(secret, " ".join(secret.split())),
+            *(quote(secret, safe=""), quote(secret), quote_plus(secret)),
+        )
+        if encoding
+    }
+    return tuple(sorted(encodings, key=lambda each: (-len(each), each)))
+
+
+def redacted(text: str, encodings: Iterable[str]) -> str:
+    """Return a text without secrets, which are given in all encodings, the longest first.
+
+    >>> redacted("GET /?key=p%2Fw failed", encodings_of("p/w"))
+    'GET /?key=********** failed'
+    """
+    for encoding in encodings:
+        text = text.replace(encoding, "**********")
+    return text
+
+
 def told(error: BaseException) -> str:
-    """Return the text of an error; where its class fails to return it, that it does."""
+    """Return the text of an error without secrets; or that its class fails to return it."""
     try:
-        return str(error)
+        return without_secrets(str(error))
     except Exception as failure:
         return f"its text cannot be shown ({type(failure).__name__})"
 
@@ -74,7 +118,7 @@ class LadonStorageError(Exception):
     """The base class of every error of this package."""
 
     def __str__(self) -> str:
-        return visible(super().__str__())
+        return visible(without_secrets(super().__str__()))
 
 
 class ConfigurationError(LadonStorageError, ValueError):

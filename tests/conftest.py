@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ladon_storage import errors
 from tests.mariadb import mariadb
 from tests.postgres import postgres
 from tests.redis_server import _redis_server, redis_server
@@ -60,6 +61,12 @@ def _handlers() -> Iterator[None]:
     before = list(handlers)
     yield
     handlers[:] = before
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep from each test the secrets of another one: its errors would be shown without them."""
+    monkeypatch.setattr(errors, "_secrets", set())
 
 
 @pytest.fixture

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import base64
 from typing import NamedTuple, TypeVar
-from urllib.parse import quote
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic_core import from_json
 from yarl import URL
 
-from ladon_storage.errors import ConfigurationError
+from ladon_storage.errors import ConfigurationError, encodings_of, redacted
 
 LONGEST_EXCERPT = 300
 
@@ -44,9 +43,7 @@ class Address(NamedTuple):
 
     def redact(self, text: str) -> str:
         """Return the beginning of a text, without the client's secrets."""
-        for secret in self.secrets:
-            text = text.replace(secret, "**********")
-        return text[:LONGEST_EXCERPT]
+        return redacted(text, self.secrets)[:LONGEST_EXCERPT]
 
 
 def address_of(base_url: str, token: str | None) -> Address:
@@ -79,24 +76,11 @@ def address_of(base_url: str, token: str | None) -> Address:
             raise ConfigurationError(
                 "The token of the Storage Service should be visible ASCII characters; set another."
             )
-        return Address(bare, {"Authorization": f"Bearer {token}"}, _secret_encodings(token))
+        return Address(bare, {"Authorization": f"Bearer {token}"}, encodings_of(token))
     if user or password:
         basic = base64.b64encode(f"{user}:{password}".encode()).decode()
-        return Address(
-            bare, {"Authorization": f"Basic {basic}"}, _secret_encodings(basic, password)
-        )
+        return Address(bare, {"Authorization": f"Basic {basic}"}, encodings_of(basic, password))
     return Address(bare, {}, ())
-
-
-def _secret_encodings(*secrets: str) -> tuple[str, ...]:
-    """Return secrets in each encoding in which a service may repeat them, the longest first."""
-    shapes = {
-        shape
-        for secret in secrets
-        for shape in (secret, quote(secret, safe=""), quote(secret), " ".join(secret.split()))
-        if shape
-    }
-    return tuple(sorted(shapes, key=len, reverse=True))
 
 
 def _one_line(body: bytes) -> str:

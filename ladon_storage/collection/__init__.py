@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ladon_storage.lazy import offer
 
 if TYPE_CHECKING:
+    from ladon_storage.collection.credentials import resolve_secret
     from ladon_storage.collection.ledger import Counts, Gap
     from ladon_storage.collection.protocols import (
         KnownContent,
@@ -65,12 +66,14 @@ __all__ = [
     "extract",
     "joined_id",
     "paged",
+    "resolve_secret",
     "run",
 ]
 
 offer(
     __name__,
     {
+        "credentials": ("resolve_secret",),
         "ledger": ("Counts", "Gap"),
         "protocols": (
             "KnownContent",

@@ -18,7 +18,7 @@ from urllib.parse import unquote_plus
 
 from pydantic import AfterValidator, Field
 
-from ladon_storage.errors import ConfigurationError
+from ladon_storage.errors import ConfigurationError, keep_secret
 
 Lookup = Callable[[str], Awaitable[str | None]]
 """A function from a name to its secret, or to ``None`` where there is none."""
@@ -136,6 +136,9 @@ def secret_lookup(lookup: Lookup) -> Iterator[None]:
 async def resolve_secret(name: str, source_id: str) -> str:
     """Return the secret named ``name``, for the source that needs it.
 
+    It is looked up as a Prefect Secret block where a flow collects, then in the environment. An
+    error of the source that quotes it is shown with asterisks in its place.
+
     Raises:
         ConfigurationError: There is none, or it is empty or no text of one line.
     """
@@ -168,4 +171,5 @@ async def named_secret(name: str, owner: str) -> str:
             f"The secret {shown!r} {owner} has other characters than printable ASCII. Store it "
             "again."
         )
+    keep_secret(value)
     return value

@@ -1,7 +1,7 @@
-"""Errors of other libraries and of custom classes, whose texts may quote a feed.
+"""Errors of other libraries and of custom classes, whose texts may quote a feed, or a secret.
 
 A traceback prints such a text as it is, and so do Prefect's log and console. So the text is made
-visible where the error leaves the engine: the error, its class and its traceback stay.
+fit to be shown where the error leaves the engine: the error, its class and its traceback stay.
 
 A cancellation that is not one of the run's own task becomes an error there.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ladon_storage.errors import CollectionError, LadonStorageError, SourceError, told, visible
+from ladon_storage.errors import CollectionError, SourceError, told, visible, without_secrets
 
 _LIBRARIES = tuple(map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 
@@ -24,8 +24,8 @@ _MOST = 100
 
 
 @contextmanager
-def errors_made_visible(source_id: str) -> Iterator[None]:
-    """Let no error leave whose text a terminal would act on.
+def errors_fit_to_show(source_id: str) -> Iterator[None]:
+    """Let no error leave whose text a terminal would act on, or has a secret in it.
 
     Raises:
         SourceError: The text of another error cannot be changed, or its class fails to return it.
@@ -33,9 +33,13 @@ def errors_made_visible(source_id: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _make_visible(error)
-        if _is_visible(error):
+        causes = list(_chain(error))[1:]
+        for each in (error, *causes):
+            _make_fit(each)
+        if _is_fit(error) and all(map(_is_fit, causes)):
             raise
+        if _is_fit(error) and not isinstance(error, BaseExceptionGroup):
+            raise error from None  # its own text says enough
         text = visible(f"{type(error).__name__}: {told(error)}")
         raise SourceError(text, source_id).with_traceback(error.__traceback__) from None
 
@@ -77,8 +81,8 @@ def place_of(error: BaseException) -> str:
     return f"{Path(place.filename).name}, line {place.lineno}"
 
 
-def _make_visible(error: BaseException) -> None:
-    """Escape the texts of an error, of its causes, and of the members of a group."""
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, its causes, and the members of a group."""
     left: list[BaseException | None] = [error]
     for _ in range(_MOST):
         if not left:
@@ -86,19 +90,29 @@ def _make_visible(error: BaseException) -> None:
         each = left.pop()
         if each is None:
             continue
-        if not isinstance(each, LadonStorageError):
-            with suppress(Exception):  # a custom class may forbid it: see `errors_made_visible`
-                each.args = tuple(visible(a) if isinstance(a, str) else a for a in each.args)
-                if isinstance(each, OSError) and isinstance(each.strerror, str):
-                    each.strerror = visible(each.strerror)
+        yield each
         if isinstance(each, BaseExceptionGroup):
             left += each.exceptions
         left += [each.__cause__, each.__context__]
 
 
-def _is_visible(error: Exception) -> bool:
+def _make_fit(error: BaseException) -> None:
+    with suppress(Exception):  # a custom class may forbid it: see `errors_fit_to_show`
+        error.args = tuple(_fit(each) if isinstance(each, str) else each for each in error.args)
+        if isinstance(error, OSError) and isinstance(error.strerror, str):
+            error.strerror = _fit(error.strerror)
+        error.__notes__ = [_fit(each) for each in error.__notes__]
+
+
+def _fit(text: str) -> str:
+    return visible(without_secrets(text))
+
+
+def _is_fit(error: BaseException) -> bool:
     try:
         said = str(error)
     except Exception:
+        return False
+    if said != without_secrets(said):
         return False
     return all(each.isprintable() or each == "\n" for each in said)  # lines, as of a validation

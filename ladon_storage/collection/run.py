@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from ladon_storage.collection.extraction import Extraction
-from ladon_storage.collection.foreign_errors import cancellations_checked, errors_made_visible
+from ladon_storage.collection.foreign_errors import cancellations_checked, errors_fit_to_show
 from ladon_storage.collection.garbage import objects_set_aside
 from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.lease import SourceLease
@@ -95,7 +95,7 @@ async def extract(
         SinkError: The sink failed.
         WatermarkConflictError: Another run took over; only with ``lease``.
     """
-    with cancellations_checked(source.source_id), errors_made_visible(source.source_id):
+    with cancellations_checked(source.source_id), errors_fit_to_show(source.source_id):
         async with sink:
             if lease is None:
                 begin = ResumePoint(run.asked.start)

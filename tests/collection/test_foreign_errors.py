@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import traceback
 import weakref
 from dataclasses import dataclass
+from urllib.parse import quote, quote_plus
 
 import pytest
 
-from ladon_storage.collection.foreign_errors import cancellations_checked, errors_made_visible
+from ladon_storage.collection.credentials import resolve_secret
+from ladon_storage.collection.foreign_errors import cancellations_checked, errors_fit_to_show
 from ladon_storage.errors import CollectionError, SourceError
 
 
@@ -29,14 +32,14 @@ class SilentError(Exception):
 
 def test_error_that_cannot_be_changed_is_told_by_another() -> None:
     """The text is that of the error, and not of the attempt to change it."""
-    with pytest.raises(SourceError) as caught, errors_made_visible("own"):
+    with pytest.raises(SourceError) as caught, errors_fit_to_show("own"):
         raise FrozenError("kev\x1b[31m")
     assert str(caught.value) == r"FrozenError: kev\x1b[31m"
 
 
 def test_error_without_a_text_is_told_by_another() -> None:
     """Whatever shows it would fail, such as Prefect's states; the class says what went wrong."""
-    with pytest.raises(SourceError) as caught, errors_made_visible("own"):
+    with pytest.raises(SourceError) as caught, errors_fit_to_show("own"):
         raise SilentError("x")
     assert str(caught.value) == "SilentError: its text cannot be shown (RuntimeError)"
 
@@ -104,3 +107,53 @@ async def test_time_that_is_over_stays_a_timeout() -> None:
 
     with pytest.raises(TimeoutError):
         await work()
+
+
+class _RequestError(Exception):
+    """An error whose text is made of what cannot be changed, as aiohttp's with an address."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __str__(self) -> str:
+        return f"403 for {self.url}"
+
+
+@pytest.fixture
+async def secret(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Look up the secret of a source."""
+    monkeypatch.setenv("FEED_KEY", "s3cret/key of a feed")
+    return await resolve_secret("FEED_KEY", "own")
+
+
+def test_no_secret_leaves_in_the_text_of_an_error(secret: str) -> None:
+    """Its class and traceback stay; the failed watermark and Prefect's log get that text."""
+    error = ValueError(f"refused with {secret}", f"?key={quote(secret, safe='')}")
+    error.add_note(f"sent {secret}")
+    with pytest.raises(ValueError, match="refused") as caught, errors_fit_to_show("own"):
+        raise error
+    shown = "".join(traceback.format_exception(caught.value, limit=0))
+    assert "('refused with **********', '?key=**********')\nsent **********" in shown
+
+
+def test_error_that_quotes_a_secret_for_good_is_told_by_another(secret: str) -> None:
+    """The original is not even in the traceback."""
+    with pytest.raises(SourceError) as caught, errors_fit_to_show("own"):
+        raise _RequestError(f"https://feed.example/?key={quote_plus(secret)}")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "_RequestError: 403 for https://feed.example/?key=**********" in shown
+    assert "s3cret" not in shown
+
+
+def test_error_stays_without_the_cause_that_quotes_a_secret(secret: str) -> None:
+    """Its class decides what the caller does, such as a second attempt."""
+    with pytest.raises(TimeoutError) as caught, errors_fit_to_show("own"):
+        raise TimeoutError("too slow") from _RequestError(secret)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_group_of_errors_shows_no_secret(secret: str) -> None:
+    """A traceback prints each of its members."""
+    with pytest.raises(SourceError) as caught, errors_fit_to_show("own"):
+        raise ExceptionGroup("two failed", [ValueError("a"), _RequestError(secret)])
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
