@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 from ladon_storage.collection.records import Columns, Record
 from ladon_storage.errors import ConfigurationError, SinkError
 from ladon_storage.sinks.sql.dialect import Compared, Rule, split
+from ladon_storage.sinks.sql.duckdb_file import DuckdbConnection
 from ladon_storage.sinks.sql.files import check_folder, checked_path, place_of
 from ladon_storage.sinks.sql.tables import Keep
 
@@ -272,8 +273,6 @@ def _parameters(columns: Columns) -> tuple[str, str, str, list[str]]:
 
 @lru_cache  # it holds no connection, only compiled statements
 def _engine(path: Path) -> Engine:
-    from ladon_storage.sinks.sql.duckdb_file import DuckdbConnection
-
     return create_engine(
         "duckdb+ladon://",
         poolclass=NullPool,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import sqlalchemy.dialects.sqlite  # noqa: F401 - else a run's first write would import it
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
