@@ -55,6 +55,8 @@ class {cls}(BaseModel):
         """Return an item as a record; what cannot be used is a reject with its reason."""
         try:
             time = datetime.fromisoformat(item["updated_at"])
+            if item["id"] is None:
+                raise ValueError("no id")
             return Record.of(str(item["id"]), time, item)
         except (KeyError, TypeError, ValueError) as error:
             return Reject.of(f"{{type(error).__name__}}: {{error}}", item)

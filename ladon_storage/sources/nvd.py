@@ -18,7 +18,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ladon_storage.collection.credentials import SecretName
-from ladon_storage.collection.protocols import utc_now
 from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page
 from ladon_storage.sources.fields import (
@@ -32,6 +31,7 @@ from ladon_storage.sources.fields import (
     overlap_field,
 )
 from ladon_storage.sources.http.urls import SourceUrl
+from ladon_storage.sources.problems import present
 from ladon_storage.sources.rest.pagination import OffsetPagination
 from ladon_storage.sources.rest.source import RestApi, TimeParameter
 from ladon_storage.values import SourceId
@@ -74,7 +74,7 @@ class Nvd(BaseModel):
         """
         api, total, count = self._api(), 0, 0
         async with api.http() as http:
-            for first, last in _windows(start, until, utc_now()):
+            for first, last in _windows(start, until, present(self.source_id, start)):
                 walk = api.fetcher(http, first, last)
                 async with aclosing(api.fetch_pages(http, walk)) as pages:
                     async for page in pages:

@@ -1,6 +1,7 @@
 """The pages of a TAXII collection: what they state, what they promise, and their order.
 
-- All objects of a page get the time at which its last object was added.
+- All objects of a page get the time at which its last object was added; where a page reaches beyond
+  the requested end, the last time before that, as any of them may be from before it.
 - An object without a time, from a server that states none, is stored at `NO_TIME`.
 """
 
@@ -156,9 +157,25 @@ class Order:
             # A page that goes back must be visible as such to code that relies on the order.
             falls = self.highest is not None and added.first < self.highest
             moment = min(added.first, added.last) if falls else added.last
+            if self.until is not None and added.first < self.until:
+                moment = min(moment, self.until - _MICROSECOND)
             self.highest = moment if self.highest is None else max(self.highest, moment)
         marks: dict[str, Any] = {"undated": True} if self.is_undated else {}
-        yield from paged(_records(envelope.objects, moment), asked_at=asked_at, **marks)
+        objects = _in_order(envelope.objects)
+        yield from paged(_records(objects, moment), asked_at=asked_at, **marks)
+
+
+def _in_order(objects: Sequence[Any]) -> Sequence[Any]:
+    """Return a page's objects, with the latest version of an object behind its others.
+
+    They were added at one time, and the last one is the current one.
+    """
+    if isinstance(objects, ManyItems):  # too many to be held at once
+        return objects
+    ids = [each.get("id") if isinstance(each, dict) else None for each in objects]
+    if len({each for each in ids if isinstance(each, str)}) == len(ids):
+        return objects
+    return sorted(objects, key=lambda each: _own_time(each) if isinstance(each, dict) else NO_TIME)
 
 
 def _records(objects: Sequence[Any], moment: datetime | None) -> Iterator[Record | Reject]:

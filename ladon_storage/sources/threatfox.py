@@ -168,8 +168,12 @@ class ThreatFox(BaseModel):
 
     async def _asked(self, http: SourceHttp, start: datetime | None) -> tuple[Sequence[Any], int]:
         """Return the indicators for a range, and the size of the answer."""
-        question = {"query": "get_iocs", "days": days_back(start, utc_now())}
+        days = days_back(start, utc_now())
+        question = {"query": "get_iocs", "days": days}
         answer = await http.post(self.url, question, idempotent=True)
+        # The days are counted by the clock of the API, which its answer shows.
+        if http.asked_at is not None and (back := days_back(start, http.asked_at)) > days:
+            answer = await http.post(self.url, {**question, "days": back}, idempotent=True)
         document = await http.document(answer, "data")
         status = value_at(document.envelope, "query_status")
         found = document.items

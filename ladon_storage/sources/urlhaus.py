@@ -55,6 +55,9 @@ from ladon_storage.values import SourceId
 API_LIMIT = 1_000
 """The maximum number of addresses in an answer of the API."""
 
+_LIMIT = re.compile(r"/limit/(\d{1,4})/?$")
+"""A smaller maximum, in the address."""
+
 _ADDRESSES = {
     "recent": "https://urlhaus.abuse.ch/downloads/csv_recent/",
     "online": "https://urlhaus.abuse.ch/downloads/csv_online/",
@@ -198,7 +201,9 @@ class UrlHaus(BaseModel):
         if oldest is None or newest is None or oldest <= durable:
             return
         gap = f"start at {oldest.isoformat()}, and the sink has them up to {durable.isoformat()}"
-        if self.via == "api" and span.items >= API_LIMIT:
+        limit = _LIMIT.search(self.url)
+        most = min(API_LIMIT, int(limit[1])) if limit else API_LIMIT
+        if self.via == "api" and span.items >= most:
             raise self._error(
                 f"has only its last {span.items} addresses, which {gap}",
                 "collect once with via 'recent', which reaches further back",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -297,11 +298,20 @@ async def test_unusable_entry_is_rejected_and_the_rest_goes_on(
 class ThreatFoxApi:
     """Answer as the API does: the days asked for, and refusals inside of an answer 200."""
 
-    def __init__(self, *found: dict[str, Any], key: str = "s3cret") -> None:
+    def __init__(
+        self, *found: dict[str, Any], key: str = "s3cret", now: datetime | None = None
+    ) -> None:
         self.found = found
         self.key = key
+        self.now = now
 
     def __call__(self, asked: Asked) -> Answer:
+        answer = self.answer(asked)
+        if self.now is not None:
+            answer.headers["Date"] = format_datetime(self.now, usegmt=True)
+        return answer
+
+    def answer(self, asked: Asked) -> Answer:
         assert asked.method == "POST"
         if asked.headers.get("Auth-Key") != self.key:
             return Answer.of({"query_status": "unknown_auth_key", "data": "unknown"})
@@ -388,11 +398,23 @@ async def test_threatfox_api_is_asked_for_the_days_since_the_start(
     now = utc("2026-07-08")
     monkeypatch.setattr(threatfox, "utc_now", lambda: now)
     start = None if age is None else now - timedelta(hours=age)
-    async with FeedServer(play=ThreatFoxApi()) as feed:
+    async with FeedServer(play=ThreatFoxApi(now=now)) as feed:
         async for _ in by_api(feed.url).pages(start, None):
             pass
 
     assert [asked.body["days"] for asked in feed.asks] == [days]
+
+
+@pytest.mark.usefixtures("_key")
+async def test_threatfox_api_counts_days_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came while the clock here was behind would be asked for by no later run."""
+    now = utc("2026-07-08")
+    monkeypatch.setattr(threatfox, "utc_now", lambda: now - timedelta(hours=30))
+    async with FeedServer(play=ThreatFoxApi(now=now)) as feed:
+        async for _ in by_api(feed.url).pages(now - timedelta(hours=60), None):
+            pass
+
+    assert [asked.body["days"] for asked in feed.asks] == [2, 3]
 
 
 def test_threatfox_says_how_far_back_it_reaches() -> None:

@@ -14,7 +14,7 @@ from yarl import URL
 
 from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
-from ladon_storage.sources import Nvd, nvd
+from ladon_storage.sources import Nvd, nvd, problems
 from ladon_storage.sources.fields import Rate
 from ladon_storage.sources.http import hosts, sending
 from ladon_storage.sources.http.hosts import circuit_of
@@ -37,7 +37,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Rate | None]]:
         asked.append(rate)
 
     monkeypatch.setattr(sending, "wait_for_rate_limit", admitted)
-    monkeypatch.setattr(nvd, "utc_now", lambda: NOW)
+    monkeypatch.setattr(problems, "utc_now", lambda: NOW)
     monkeypatch.setenv("NVD_KEY", KEY)
     with stamina.set_testing(True, attempts=sending.ATTEMPTS, cap=True):
         yield asked

@@ -22,7 +22,7 @@ from ladon_storage.collection.records import Page, Record, paged
 from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
-from ladon_storage.sources import RestApi, source_from
+from ladon_storage.sources import RestApi, problems, source_from
 from ladon_storage.sources.http.client import HttpResponse, source_http
 from ladon_storage.sources.http.hosts import circuit_of
 from ladon_storage.sources.rest.links import next_in
@@ -206,6 +206,18 @@ async def test_api_that_knows_only_an_end_is_asked_until_now() -> None:
         await read(api(feed, until={"parameter": "to", "format": "seconds"}))
 
     assert before <= int(feed.asks[0].query["to"]) <= before + 60
+
+
+async def test_range_that_begins_after_now_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a clock is behind, an API would be asked for a range without anything, each time."""
+    monkeypatch.setattr(problems, "utc_now", lambda: at(0))
+    async with FeedServer(play=Api(ROWS[:9])) as feed:
+        bounds = {"since": {"parameter": "from"}, "until": {"parameter": "to"}}
+        with pytest.raises(SourceError, match=r"clock of this machine .* Set the clock\.$"):
+            await read(api(feed, **bounds), at(61))
+        assert feed.requests == []
+        await read(api(feed, **bounds), at(59))
+        await read(api(feed, since=bounds["since"]), at(61))
 
 
 async def test_range_is_told_in_the_zone_of_the_api() -> None:

@@ -129,6 +129,14 @@ async def test_ids_of_two_types_that_are_one_id_fail(
     assert len(set(ids(found))) == 2
 
 
+async def test_bytes_and_their_digits_are_one_id_of_several_columns(file: File) -> None:
+    """Only numbers and texts keep their types in such an id."""
+    file.fill(("h", "2024-01-01", "ff"), ("h", "2024-01-02", b"\xff"))
+
+    with pytest.raises(SourceError, match=r"its 'note' 'ff' is of .* Collect from a view"):
+        await read(file.source(id_column=["id", "note"]))
+
+
 async def test_ids_of_two_types_that_are_other_ids_are_read(file: File) -> None:
     """A column may have numbers and texts, and an id its versions."""
     file.fill((1, "2024-01-01 00:01:00"), ("a", "2024-01-01 00:02:00"), (1, "2024-01-01 00:03:00"))
@@ -248,6 +256,36 @@ async def test_texts_with_offsets_are_compared_as_instants(file: File) -> None:
     assert not source.order_guaranteed
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d", "%Y%m%dT%H%M%SZ", "%Y/%m/%d %H:%M:%S"),
+        *("%Y.%m.%d %H:%M", "%Y-%jT%H:%M:%S", "%G-W%V-%uT%H:%M:%S", "%GW%V%u"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["TEXT", "TIMESTAMP"])
+async def test_range_of_texts_in_any_form_has_its_rows(file: File, form: str, kind: str) -> None:
+    """A form that is read by a run is found by a backfill, also where a year begins."""
+    days = {n: utc("2020-12-20") + timedelta(days=n) for n in range(60)}
+    file.fill(*((n, day.strftime(form)) for n, day in days.items()), kind=kind)
+    source = file.source(timestamp_format="text" if kind == "TEXT" else "datetime")
+
+    for start, until in ((3, 6), (10, 16), (13, 14), (30, 59)):
+        found = {int(each) for each in ids(await records(source, days[start], days[until]))}
+        assert found >= set(range(start, until))
+    assert {int(each) for each in ids(await records(source, days[13]))} >= set(range(13, 60))
+
+
+async def test_range_of_texts_with_dates_reads_no_more_than_these(file: File) -> None:
+    """A backfill in windows would read each year as often as it has windows."""
+    rows = [(n, (utc("2024-01-01") + timedelta(days=n)).isoformat()) for n in range(300)]
+    file.fill(*rows, kind="TEXT")
+
+    found = await records(file.source(timestamp_format="text"), at(0), utc("2024-01-11"))
+
+    assert len(found) == 11
+
+
 async def test_texts_that_sort_wrong_are_refused_where_order_was_declared(file: File) -> None:
     """A checkpoint could skip what sorts wrong; the error says what to set."""
     file.fill((1, "2024-01-01 04:00:00"), (2, "2024-01-01T01:00:00"))
@@ -363,6 +401,20 @@ async def test_text_that_is_no_utf8_is_kept(file: File) -> None:
     (found,) = await records(file.source())
 
     assert json.loads(found.payload)["note"] == "a\udcff"
+
+
+@pytest.mark.parametrize("column", ["id", "updated_at"])
+async def test_page_ends_with_a_text_that_is_no_utf8(file: File, column: str) -> None:
+    """The page after it begins there."""
+    file.fill(*((f"r{n}", f"2024-01-0{n}") for n in range(1, 6)))
+    file.run(f"UPDATE events SET {column} = CAST({column} AS BLOB) || x'ff' WHERE id = 'r2'")
+    file.run(f"UPDATE events SET {column} = CAST({column} AS TEXT)")
+
+    pages = await read(file.source(page_size=2))
+
+    good = ["r1", "r3", "r4", "r5"]
+    assert sorted(ids([each for page in pages for each in page.records])) == good
+    assert sum(len(page.rejects) for page in pages) == 1
 
 
 async def test_driver_that_tells_less_than_its_database_does_not_loop(

@@ -99,6 +99,32 @@ async def test_pages_are_followed_by_next_with_the_same_question(server: TaxiiSe
     assert json.loads(pages[0].records[0].payload) == stix(1)
 
 
+async def test_page_over_the_end_of_a_range_is_in_the_range(server: TaxiiServer) -> None:
+    """Nobody knows which of its objects are: in windows, those of each page are read."""
+    path = server.collection(*spread(11))
+    found: set[str] = set()
+    for first in range(0, 11, 2):
+        start, until = at(first), at(first + 2)
+        pages = await read(collection_at(server.url(path)), start, until)
+        assert all(start <= each.timestamp < until for page in pages for each in page.records)
+        found |= {*ids(pages)}
+
+    assert found == {*numbered(*range(11))}
+
+
+async def test_version_modified_last_is_the_last_of_those_added_at_once(
+    server: TaxiiServer,
+) -> None:
+    """A server may list them in any order."""
+    versions = [stix(1, f"2024-01-0{day}T00:00:00.000Z") for day in (3, 1, 2)]
+    path = server.collection(*((at(1), each) for each in [stix(0), *versions, stix(2)]))
+
+    [page] = await read(collection_at(server.url(path), page_size=9))
+
+    last = [each for each in page.records if each.record_id == versions[0]["id"]][-1]
+    assert json.loads(last.payload) == versions[0]
+
+
 @pytest.mark.parametrize("digits", [3, 6])
 async def test_start_is_included(server: TaxiiServer, digits: int) -> None:
     """`added_after` is exclusive, so that it is asked for what is a little earlier."""

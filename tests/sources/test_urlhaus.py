@@ -427,6 +427,20 @@ async def test_full_answer_that_does_not_reach_back_fails(count: int, fails: boo
     assert "Collect once with via 'recent'" in str(caught.value)
 
 
+async def test_limit_in_the_address_is_that_of_the_answer() -> None:
+    """A full answer of a hundred leaves as much out as one of a thousand."""
+    urls: list[Any] = [found(n, f"2026-02-05 00:{n:02}:00 UTC") for n in range(50, 0, -1)]
+    async with FeedServer(play=Service(urls)) as feed:
+        for limit, message in ((50, "its last 50 addresses"), (51, None)):
+            url = feed.at(f"urls/recent/limit/{limit}/")
+            source = UrlHaus(via="api", url=url, key="ABUSE_KEY")
+            if message is None:
+                assert await pages(source, utc("2026-02-01"))
+                continue
+            with pytest.raises(SourceError, match=message):
+                await pages(source, utc("2026-02-01"))
+
+
 def test_defaults_are_the_public_dump() -> None:
     """Without a key the dump of 30 days is read; each way says how far back it goes."""
     assert UrlHaus().url == "https://urlhaus.abuse.ch/downloads/csv_recent/"

@@ -19,7 +19,6 @@ from pydantic import (
 
 from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.durations import Days
-from ladon_storage.collection.protocols import utc_now
 from ladon_storage.collection.records import Item
 from ladon_storage.sources.fields import (
     KEY_TEXT,
@@ -33,6 +32,7 @@ from ladon_storage.sources.fields import (
 )
 from ladon_storage.sources.http.urls import SourceUrl, secret_in
 from ladon_storage.sources.json.items import ItemReader
+from ladon_storage.sources.problems import present
 from ladon_storage.sources.rest.pagination import Location, Pagination, SinglePage
 from ladon_storage.sources.timestamps import (
     PER_SECOND,
@@ -294,8 +294,9 @@ class RestSettings(BaseModel):
     ) -> dict[Location, dict[str, Any]]:
         """Return the parameters of a request for a range."""
         bounds: dict[Location, dict[str, Any]] = {"query": {}, "body": {}}
-        if until is None and (start is not None or self.since is None):
-            until = utc_now()  # for an API that needs both ends
+        needs_both = self.until is not None and (start is not None or self.since is None)
+        if until is None and needs_both:
+            until = present(self.source_id, start)
         for bound, instant, up in ((self.since, start, False), (self.until, until, True)):
             if bound is not None and instant is not None:
                 text = format_timestamp(instant, bound.format, zone_of(bound.zone), up=up)

@@ -25,6 +25,9 @@ _YEAR_1 = datetime(1, 1, 1, tzinfo=UTC)
 _BEFORE_ANY_TEXT = "1900-"
 """The least text of a time: an empty text, a day before its year, a number in SQLite are less."""
 
+_IN_ANOTHER_YEAR = timedelta(days=5)
+"""More than the days that 2020-W53-7 is in another year, and any offset."""
+
 _NO_TIME = "0000-00-00 00:00:00"
 """MySQL's value for no time."""
 
@@ -40,6 +43,8 @@ class Bounds:
         zone: The zone of those without an offset.
         dialect: The database.
         is_text: Whether it orders the timestamps as texts.
+        has_dates: Whether these texts begin like 2024-01-02, so that a date is a bound. All forms
+            begin with the year: that of 20240102, 2024/01/02, 2024-W01-2 and 2024-002, too.
     """
 
     time: KeyColumn
@@ -48,11 +53,12 @@ class Bounds:
     zone: tzinfo
     dialect: str
     is_text: bool
+    has_dates: bool = True
 
     def below(self) -> ColumnElement[bool] | None:
         """Return the condition for invalid timestamps below any valid one, if there can be any."""
         if self.is_text:
-            return self.time.compared < raw(_BEFORE_ANY_TEXT)
+            return self.time.compared < self._bound(_BEFORE_ANY_TEXT)
         if (per_second := PER_SECOND.get(self.timestamp_format)) is not None:
             return self.time.compared < raw(_count(_seconds(_YEAR_1), per_second))
         if self.dialect in MYSQL:
@@ -71,12 +77,12 @@ class Bounds:
             lower: Any = self._local(start, -1)
             if per_second is not None:
                 lower = _count(_seconds(start), per_second)
-            limits.append(time >= raw(lower))
+            limits.append(time >= self._bound(lower))
         if until is not None:
             upper: Any = self._local(until, 1)
             if per_second is not None:
                 upper = _count(_seconds(until) + 1, per_second)
-            limits.append(time < raw(upper))
+            limits.append(time < self._bound(upper))
         if self.dialect == "sqlite" and per_second is None:
             limits += self._seconds_within(start, until)
         return limits
@@ -99,6 +105,11 @@ class Bounds:
             limits.append(func.coalesce(second, last) <= last)
         return limits
 
+    def _bound(self, value: Any) -> ColumnElement[Any]:
+        """Return a bound, as bytes where the column is compared by them."""
+        is_binary = isinstance(self.time.compared.type, types.LargeBinary)
+        return raw(value.encode() if is_binary and isinstance(value, str) else value)
+
     def _year_1(self) -> datetime | date:
         if isinstance(self.kind, types.Date):
             return _YEAR_1.date()
@@ -106,6 +117,10 @@ class Bounds:
 
     def _local(self, instant: datetime, direction: int) -> datetime | date | str:
         """Return the bound of a range in the form of the column."""
+        if self.is_text and not self.has_dates:
+            year = shifted(instant, direction * _IN_ANOTHER_YEAR).year
+            # Less than any text of that year, and no number to SQLite.
+            return f"{year + 1 if direction > 0 else year:04}!"
         if self.is_text:  # with any offset
             days = timedelta(days=2 if direction > 0 else -1)
             return shifted(instant, days).date().isoformat()

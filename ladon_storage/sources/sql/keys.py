@@ -108,6 +108,10 @@ def behind(columns: list[KeyColumn], key: tuple[Any, ...]) -> ColumnElement[bool
 
 def raw(value: Any) -> ColumnElement[Any]:
     """Return a parameter in the driver's own form: the database compares its own types best."""
+    if isinstance(value, str):
+        stored = value.encode(errors="surrogateescape")
+        if stored != value.encode(errors="replace"):  # of SQLite, and no UTF-8
+            return cast(raw(stored), Text)
     return bindparam(None, value, type_=types.NullType(), unique=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 
@@ -41,7 +41,7 @@ class TableRows:
     is_untyped: bool = False
 
     def __post_init__(self) -> None:
-        self._types: dict[int, type] = {}
+        self._types: dict[int, tuple[type, ...]] = {}
         self._moment = row_timestamp(self.layout.timestamp_format, self.zone)
         self._highest: datetime | None = None
 
@@ -69,27 +69,33 @@ class TableRows:
                 raise ValueError(f"{name}: missing")
         if len(row.ids) == 1:
             text = id_text(row.ids[0])
-            if self.is_untyped:
-                self._check_type(text, row.ids[0])
-            return text
-        return joined_id([json_value(each) for each in row.ids])
+        else:
+            text = joined_id([json_value(each) for each in row.ids])
+        if self.is_untyped:
+            self._check_type(text, row.ids)
+        return text
 
-    def _check_type(self, text: str, value: object) -> None:
+    def _check_type(self, text: str, values: Sequence[object]) -> None:
         """Refuse an id that another row has as a value of another type.
 
         Raises:
             SourceError: The two rows would be one record.
         """
-        place, found = hash(text), type(value)
+        place, found = hash(text), tuple(map(type, values))
         if len(self._types) >= MOST_IDS and place not in self._types:
             return
-        if (known := self._types.setdefault(place, found)) is not found:
-            name = self.layout.id_columns[0]
+        if (known := self._types.setdefault(place, found)) != found:
+            differ = [one is not other for one, other in zip(known, found, strict=True)]
+            at = differ.index(True)
+            one, other, shown = known[at], found[at], str(json_value(values[at]))
+            step = "Collect from a view in which it has one type"
+            if len(values) == 1 and bytes not in (one, other):
+                step = "Set id_column to several columns, whose values keep their types"
             raise SourceError(
                 f"Source {self.layout.source_id!r} cannot read the table {self.layout.table!r}: "
-                f"its {name!r} {text[:_LONGEST_ID]!r} is of the type {known.__name__} in one row "
-                f"and {found.__name__} in another, which are one id. Set id_column to several "
-                "columns, whose values keep their types.",
+                f"its {self.layout.id_columns[at]!r} {shown[:_LONGEST_ID]!r} is of the type "
+                f"{one.__name__} in one row and {other.__name__} in another, which are one id. "
+                f"{step}.",
                 self.layout.source_id,
             )
 

@@ -179,6 +179,7 @@ class SqlTable(BaseModel):
         self._warn_of_what_is_not_tested(url)
         async with _opened(layout, url) as (reader, thread):
             marks: dict[str, Any] = {"asked_at": await thread.do(reader.now)}
+            await thread.do(partial(reader.look_at_texts, until))
             must_ascend = self.ordered and reader.is_text
             rows = TableRows(
                 layout, reader.names, reader.zone, must_ascend, is_untyped=reader.is_untyped

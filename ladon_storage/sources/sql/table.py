@@ -9,9 +9,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 from operator import eq
@@ -22,6 +23,7 @@ from sqlalchemy import (
     Case,
     ColumnElement,
     Select,
+    TableClause,
     and_,
     column,
     func,
@@ -58,6 +60,8 @@ _NOW = {
 
 _MOST_SAME_PAGES = 4
 """Pages that may repeat the rows of an earlier one, at later times."""
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
 
 Key = tuple[Any, ...]
 """The timestamp and the id of a row, as the database compares them."""
@@ -145,6 +149,7 @@ class TableReader:
         self._same_pages = 0
         """The number of pages with the same rows as the remembered one."""
         self._pages = 0
+        self._has_dates = True
 
     def open(self) -> None:
         """Read the table's columns.
@@ -212,6 +217,21 @@ class TableReader:
         """End the connection."""
         self._engine.dispose()
 
+    def look_at_texts(self, until: datetime | None) -> None:
+        """Find the form of the timestamps, where the database orders them as texts.
+
+        Of all forms that begin with the same year, the one with dashes is the least: the greatest
+        text tells whether there are others.
+        """
+        if not self.is_text:
+            return
+        time = self._keys[0].compared
+        years = replace(self._bounds(), has_dates=False).within(None, until)[:1]
+        found = select(self._keys[0].selected).select_from(self._table()).where(*years)
+        with self._engine.connect() as connection, connection.begin():
+            greatest = connection.execute(found.order_by(time.desc()).limit(1)).scalar()
+        self._has_dates = not isinstance(greatest, str) or _DATE.match(greatest) is not None
+
     def page(
         self, start: datetime | None, until: datetime | None, after: Key | None
     ) -> tuple[list[Row], bool]:
@@ -262,12 +282,15 @@ class TableReader:
 
     def _bounds(self) -> Bounds:
         times = self._layout.timestamp_format
-        return Bounds(self._keys[0], self._kind, times, self.zone, self._dialect, self.is_text)
+        how = (self._kind, times, self.zone, self._dialect, self.is_text, self._has_dates)
+        return Bounds(self._keys[0], *how)
+
+    def _table(self) -> TableClause:
+        return table(self._layout.table, schema=self._layout.schema)
 
     def _count(self, condition: ColumnElement[bool]) -> int:
-        source = table(self._layout.table, schema=self._layout.schema)
         with self._engine.connect() as connection, connection.begin():
-            counted = select(func.count()).select_from(source).where(condition)
+            counted = select(func.count()).select_from(self._table()).where(condition)
             return connection.execute(counted).scalar_one()
 
     def _selected(self) -> Select[Any]:
@@ -278,8 +301,7 @@ class TableReader:
         selected = [each.selected for each in self._keys]
         keys = [each.compared for each in self._keys if each.compared is not each.selected]
         labelled = [each.label(f"_key_{place}") for place, each in enumerate([*selected, *keys])]
-        source = table(self._layout.table, schema=self._layout.schema)
-        return select(*values, *labelled).select_from(source)
+        return select(*values, *labelled).select_from(self._table())
 
     def _rows(self, statement: Select[Any]) -> list[Row]:
         with self._engine.connect() as connection, connection.begin():
