@@ -45,6 +45,7 @@ from ladon_storage.collection.protocols import (
     WriteResult,
     supports,
 )
+from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Columns, Page, Record
 from ladon_storage.collection.resume import ResumePoint, latest
 from ladon_storage.collection.reversions import Reversions
@@ -144,6 +145,7 @@ class Extraction:
                 self._sink,
                 self._start.document,
                 start if self._lease is None else durable,
+                self._run.stored,
             )
             pages = self._source.pages(start, until, known)  # type: ignore[call-arg]
         else:
@@ -371,9 +373,12 @@ class _Known:
     sink: Sink
     document: str | None
     must_reach: datetime | None
+    stored: TimeRange
 
     async def lacking(self, listed: Mapping[str, datetime]) -> Set[str]:
-        """Ask the sink; one that does not look up lacks everything."""
+        """Ask the sink for what would be stored; one that does not look up lacks all of it."""
+        if self.stored.is_bounded:
+            listed = {each: time for each, time in listed.items() if time in self.stored}
         if supports(self.sink, SupportsLookup):
             return await self.sink.lacking(self.source.source_id, listed)
         return set(listed)

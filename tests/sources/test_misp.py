@@ -429,6 +429,21 @@ async def test_feed_is_asked_for_what_the_sink_lacks_however_old() -> None:
     assert (pages[0].total, pages[-1].completeness) == (5, "whole document")
 
 
+async def test_events_before_the_first_collection_are_not_requested(tmp_path: Path) -> None:
+    """The sink lacks them for ever, and no run would store them."""
+    files, storage = Files(*(event(n, n) for n in range(5))), ScriptedStorage()
+    limits = Limits(initial_lookback=timedelta(minutes=3))
+    async with FeedServer(play=files) as server:
+        for run_id, new in (("one", 3), ("two", 0)):
+            requested = len(server.asks)
+            sink = SqlSink(f"sqlite:///{tmp_path}/records.db")
+            source = feed_at(server)
+            report = await run(
+                source, sink, storage, run_id=run_id, limits=limits, clock=lambda: at(5)
+            )
+            assert (report.records_new, len(server.asks) - requested) == (new, 1 + new)
+
+
 @pytest.mark.parametrize("status", [403, 404, 410, 451])
 async def test_missing_event_does_not_stop_the_others(status: int) -> None:
     """Object stores answer 403 for what is not there."""
