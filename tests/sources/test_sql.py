@@ -199,6 +199,17 @@ async def test_numbers_as_text_are_compared_as_numbers(file: File) -> None:
     assert ids(again) == ["2"]
 
 
+async def test_numbers_beside_texts_are_read_in_each_run(file: File) -> None:
+    """A column of SQLite without a type has the type of each value."""
+    seconds = int(at(0).timestamp())
+    file.fill((1, seconds), (2, seconds + 0.5), (3, f"{seconds + 1}"), (4, seconds + 1.5), kind="")
+    source = file.source(timestamp_format="seconds", page_size=1)
+
+    assert ids(await records(source)) == ["1", "2", "3", "4"]
+    assert ids(await records(source, at(1 / 60))) == ["3", "4"]
+    assert (await records(source))[-1].timestamp == at(1.5 / 60)
+
+
 async def test_nanoseconds_as_digits_are_numbers(file: File) -> None:
     """Nineteen digits fit into an integer of the database, as long as they begin with no 9."""
     first = 1_700_000_000_000_000_000

@@ -26,6 +26,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    func,
     literal_column,
     or_,
     types,
@@ -90,11 +91,17 @@ def with_all_digits(single: ColumnElement[Any]) -> ColumnElement[Any]:
     return single + literal_column("0e0")
 
 
-def number_of_text(text: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return the integer of a text of digits, or nothing: "9" is before "10"."""
-    text = cast(text, Text)
+def number_of_text(plain: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
+    """Return the integer of a text of digits, or nothing: "9" is before "10".
+
+    A column of SQLite may have numbers beside texts, which are taken as they are.
+    """
+    text = cast(plain, Text)
     is_number = text.regexp_match("^-?([0-9]{1,18}|[1-8][0-9]{18})$")
-    return case((is_number, cast(text, BigInteger)), else_=None)
+    of_text = (is_number, cast(text, BigInteger))
+    if dialect == "sqlite":
+        return case((func.typeof(plain) == "real", plain), of_text, else_=None)
+    return case(of_text, else_=None)
 
 
 def behind(columns: list[KeyColumn], key: tuple[Any, ...]) -> ColumnElement[bool]:

@@ -382,7 +382,7 @@ class TableReader:
             if isinstance(kind, types.Integer | types.Numeric | types.Float):
                 return plain
             if isinstance(kind, types.String | types.NullType):
-                number = number_of_text(column(self._layout.timestamp_column))
+                number = number_of_text(column(self._layout.timestamp_column), self._dialect)
                 return KeyColumn(number, number)
         elif self._dialect == "sqlite" or (times == "text" and isinstance(kind, types.String)):
             self.is_text = True
