@@ -59,6 +59,7 @@ CHECKPOINT_SECONDS = 10.0
 LISTED = "0" * 30
 """The digest in a position for a listing that is not in one document."""
 
+_TICK = timedelta(microseconds=1)
 _LONGEST_LEAD = timedelta(days=1)
 """The most by which a source's clock may be ahead, or behind unmentioned."""
 
@@ -382,6 +383,13 @@ class _Known:
         if supports(self.sink, SupportsLookup):
             return await self.sink.lacking(self.source.source_id, listed)
         return set(listed)
+
+    async def ahead(self, listed: Mapping[str, datetime]) -> Set[str]:
+        """Ask the sink; one that does not look up is not known to be ahead."""
+        if not supports(self.sink, SupportsLookup):
+            return set()
+        later = {each: time + _TICK for each, time in listed.items()}
+        return later.keys() - await self.sink.lacking(self.source.source_id, later)
 
 
 def _differ(one: Position | None, other: Position | None) -> bool:

@@ -130,6 +130,10 @@ class KnownContent(Protocol):
         """Return the ids of ``listed`` of which the sink has no record at that time or later."""
         ...
 
+    async def ahead(self, listed: Mapping[str, datetime]) -> Set[str]:
+        """Return the ids of ``listed`` of which the sink has a record at a later time."""
+        ...
+
 
 _DIGEST = "run:"
 

@@ -186,9 +186,12 @@ async def _wanted(
     until: datetime | None,
     known: KnownContent | None,
 ) -> Set[str]:
-    """Return the events to read: those in a range with an end, else those that are not known."""
+    """Return the events to read: those in a range with an end, else those that are not known.
+
+    One that went back to an earlier time is not known.
+    """
     if until is None and known is not None:
-        return await known.lacking(listed)
+        return await known.lacking(listed) | await known.ahead(listed)
     asked = TimeRange(start, until)
     return {uuid for uuid, moment in listed.items() if moment in asked}
 

@@ -594,6 +594,9 @@ class Sink:
     async def lacking(self, listed: Any) -> set[str]:
         return set(listed)
 
+    async def ahead(self, listed: Any) -> set[str]:
+        return set()
+
 
 async def read(source: Any, known: KnownContent | None, until: Any = None) -> list[Page]:
     return [page async for page in source.pages(None, until, known)]

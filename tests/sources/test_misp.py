@@ -20,6 +20,7 @@ from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
+from ladon_storage.sinks.sql.tables import Keep
 from ladon_storage.sources import misp_feed, source_from
 from ladon_storage.sources.misp import Misp
 from ladon_storage.testing import SourceContract, SourceFeed
@@ -414,6 +415,9 @@ class Sunk:
     async def lacking(self, listed: Mapping[str, datetime]) -> set[str]:
         return self.lacks & listed.keys()
 
+    async def ahead(self, listed: Mapping[str, datetime]) -> set[str]:
+        return set()
+
 
 async def test_feed_is_asked_for_what_the_sink_lacks_however_old() -> None:
     """An event that was published late under an old time is read; the others are only named."""
@@ -427,6 +431,22 @@ async def test_feed_is_asked_for_what_the_sink_lacks_however_old() -> None:
     assert ids(pages) == [uuid(0), uuid(3)]
     assert [each for page in pages for each in page.listed] == [uuid(1), uuid(2), uuid(4)]
     assert (pages[0].total, pages[-1].completeness) == (5, "whole document")
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_event_that_goes_back_is_what_the_feed_says(tmp_path: Path, keep: Keep) -> None:
+    """As one that was published by mistake, and then as it had been."""
+    files, storage = Files(event(0, 9)), ScriptedStorage()
+    async with FeedServer(play=files) as server:
+        for listed in (event(1, 5, "wrong"), event(1, 3, "right"), event(1, 3, "right")):
+            files.add(listed)
+            sink = SqlSink(f"sqlite:///{tmp_path}/records.db", keep=keep)
+            await run(feed_at(server), sink, storage, run_id="r", clock=lambda: at(60))
+
+    where = "WHERE replaced_at IS NULL" if keep == "all" else ""
+    with closing(sqlite3.connect(tmp_path / "records.db")) as database:
+        found = database.execute(f"SELECT payload FROM records {where} ORDER BY record_id")
+        assert [json.loads(row[0])["Event"]["info"] for row in found] == ["a", "right"]
 
 
 async def test_events_before_the_first_collection_are_not_requested(tmp_path: Path) -> None:
