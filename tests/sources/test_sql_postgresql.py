@@ -346,6 +346,14 @@ async def test_ids_that_compare_oddly_are_all_read(base: Base, kind: str, size: 
     assert len(set(ids(await records(base.source(page_size=size))))) == len(told)
 
 
+async def test_times_of_another_type_than_declared_fail(base: Base) -> None:
+    """The error says what is there."""
+    base.run("CREATE TABLE events (id int, updated_at timestamptz)")
+
+    with pytest.raises(SourceError, match="is of the type TIMESTAMP, not seconds. Set timestamp_f"):
+        await read(base.source(timestamp_format="seconds"))
+
+
 async def test_ids_of_json_that_are_one_id_fail(base: Base) -> None:
     """A number and a text of JSON are two ids, and one in a sink."""
     base.run("CREATE TABLE events (id jsonb, updated_at timestamptz)")

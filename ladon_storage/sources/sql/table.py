@@ -379,9 +379,11 @@ class TableReader:
         """Return the timestamp in the form that the database compares."""
         times, kind = self._layout.timestamp_format, self._kind
         if times in PER_SECOND:
-            if isinstance(kind, types.Integer | types.Numeric | types.Float):
+            is_text = isinstance(kind, types.String | types.NullType)
+            is_declared = isinstance(kind, types.Integer | types.Numeric | types.Float)
+            if is_declared or (self._dialect == "sqlite" and not is_text):  # which has no other
                 return plain
-            if isinstance(kind, types.String | types.NullType):
+            if is_text:
                 number = number_of_text(column(self._layout.timestamp_column), self._dialect)
                 return KeyColumn(number, number)
         elif self._dialect == "sqlite" or (times == "text" and isinstance(kind, types.String)):
