@@ -350,7 +350,7 @@ async def test_times_of_another_type_than_declared_fail(base: Base) -> None:
     """The error says what is there."""
     base.run("CREATE TABLE events (id int, updated_at timestamptz)")
 
-    with pytest.raises(SourceError, match="is of the type TIMESTAMP, not seconds. Set timestamp_f"):
+    with pytest.raises(SourceError, match=r"of the type TIMESTAMP, not seconds\. Set timestamp_f"):
         await read(base.source(timestamp_format="seconds"))
 
 
