@@ -226,7 +226,7 @@ async def _take_over(
 
 
 async def _is_unfinished(client: Storage, source_id: str, why: str) -> bool:
-    """Return whether an import moved a watermark, and nobody wrote an outcome after that."""
+    """Return whether the last change is an import whose outcome was not written."""
     history = await client.watermark_history(source_id, limit=1)
     last = history.changes[0] if history is not None and history.changes else None
     return last is not None and (last.action, last.reason) == (ChangeAction.RESET, why)
