@@ -363,5 +363,4 @@ def test_full_disk_below_the_output_is_no_fault_of_the_work(
 def test_reader_that_goes_away_ends_the_command_without_a_traceback(tmp_path: Path) -> None:
     """Piped into ``head``, the command ends in silence."""
     done = in_shell("--help | true", tmp_path)
-    assert "Traceback" not in done.stderr
-    assert "Exception" not in done.stderr
+    assert done.stderr == ""
