@@ -177,7 +177,7 @@ async def _import(
     file: Path | None, storage: str | None, given: list[Watermark], why: str, *, force: bool
 ) -> list[Moved]:
     at_once = asyncio.Semaphore(_AT_ONCE)
-    async with await opened(file, storage) as client:
+    async with await opened(file, storage, make=True) as client:
 
         async def moved(each: Watermark) -> Moved:
             async with at_once:

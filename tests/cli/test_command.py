@@ -341,7 +341,9 @@ def in_shell(rest: str, folder: Path, **environment: str) -> subprocess.Complete
 def test_closed_output_is_no_fault(tmp_path: Path) -> None:
     """A caller that closes standard output wants none."""
     done = in_shell(
-        "watermarks list >&-", tmp_path, STORAGE_SERVICE_URL=f"sqlite:///{tmp_path}/w.db"
+        "watermarks set kev 2024-01-01 --reason first >&-",
+        tmp_path,
+        STORAGE_SERVICE_URL=f"sqlite:///{tmp_path}/w.db",
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -354,7 +356,7 @@ def test_full_disk_below_the_output_is_no_fault_of_the_work(
     tmp_path: Path, where: str, code: int, expected: str
 ) -> None:
     """A note that cannot be written ends no run, and data that cannot be is one sentence."""
-    done = in_shell(f"watermarks list {where}", tmp_path)
+    done = in_shell(f"watermarks set kev 2024-01-01 --reason first {where}", tmp_path)
     assert done.returncode == code
     assert expected in done.stdout + done.stderr
     assert "Traceback" not in done.stderr

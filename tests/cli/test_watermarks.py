@@ -334,6 +334,16 @@ def test_hyphen_is_the_export_on_standard_input(
     assert [each["source_id"] for each in called.json] == ["kev"]
 
 
+@pytest.mark.parametrize("verb", ["list", "export", "show kev", "history kev"])
+@pytest.mark.parametrize("given", [(), ("--storage", "sqlite:///ladon.db")])
+def test_reading_makes_no_file(ladon: Command, verb: str, given: tuple[str, ...]) -> None:
+    """An address with a typing error has no watermarks to show, and no empty export."""
+    called = ladon("watermarks", *verb.split(), *given)
+    assert (called.code, called.out) == (2, "")
+    assert "ladon.db' is not there" in called.err
+    assert list(ladon.folder.iterdir()) == []
+
+
 def test_storage_with_a_password_is_refused(ladon: Command) -> None:
     """Every user of the host sees a command line."""
     called = ladon("watermarks", "list", "--storage", "http://u:hunter2@127.0.0.1:1")
