@@ -176,7 +176,7 @@ def note(text: str) -> None:
         note_console().print(Text(text), soft_wrap=True)
 
 
-def said(error: Exception) -> str:
+def said(error: BaseException) -> str:
     """Return an error as one line, with its place in the code if it is not of this package."""
     from pathlib import Path
     from traceback import extract_tb
