@@ -57,7 +57,11 @@ def note_console() -> Console:
     """Return the console of standard error."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    class Notes(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # what rich has caught, and would end the run for
+
+    return Notes(stderr=True, highlight=False)
 
 
 def print_json(value: Any) -> None:

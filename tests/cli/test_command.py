@@ -362,6 +362,12 @@ def test_full_disk_below_the_output_is_no_fault_of_the_work(
     assert "Traceback" not in done.stderr
 
 
+def test_reader_of_notes_that_goes_away_ends_no_work(tmp_path: Path) -> None:
+    """What is said beside the data is not worth the data."""
+    in_shell("watermarks set kev 2024-01-01 --reason first 2>&1 >out | true", tmp_path)
+    assert "kev" in (tmp_path / "out").read_text()
+
+
 def test_reader_that_goes_away_ends_the_command_without_a_traceback(tmp_path: Path) -> None:
     """Piped into ``head``, the command ends in silence."""
     done = in_shell("--help | true", tmp_path)
