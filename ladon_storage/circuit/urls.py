@@ -11,6 +11,7 @@ A URL may hold a password: no error quotes it.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,9 +67,10 @@ def store_at(url: str, seconds: float | None = None) -> CircuitStore:
         try:
             busy = float(parse_qs(query).get("timeout", [str(seconds or BUSY_SECONDS)])[0])
         except ValueError:
-            path = ""
-        if path:
-            return SqliteStore(Path(unquote(path)), busy)
+            busy = math.nan
+        name = unquote(path)
+        if name and "\0" not in name and 0 < busy < math.inf:
+            return SqliteStore(Path(name), busy)
     if url.strip() == "memory://":
         return _memory
     raise ConfigurationError(

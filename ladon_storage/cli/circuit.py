@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 SERVICE_VARIABLE = "STORAGE_SERVICE_URL"
 
+_REASON_LENGTH = 300
+"""The characters of a reason that are kept: each process reads it with the circuit."""
+
 Service = Annotated[
     str | None,
     Parameter(help=f"Address of the service; goes before {SERVICE_VARIABLE} and ladon.toml."),
@@ -74,6 +77,12 @@ def automate(
 
 
 def _address(service: str | None) -> str:
+    """Return the service's address without credentials, as its clients have it.
+
+    Raises:
+        ConfigurationError: There is none, or no service can be there.
+    """
+    from ladon_storage.client.redaction import address_of
     from ladon_storage.collection.credentials import holds_secret
 
     if service is not None and holds_secret(service):
@@ -87,7 +96,7 @@ def _address(service: str | None) -> str:
             f"There is no service; set {SERVICE_VARIABLE} or --service, or run it where a "
             "ladon.toml names one."
         )
-    return address
+    return str(address_of(address, None).url)
 
 
 def _address_in_file() -> str | None:
@@ -105,13 +114,14 @@ def _act(act: str, service: str | None, reason: str | None, as_json: bool) -> No
         CircuitStoreError: Its store does not answer.
     """
     from ladon_storage.circuit.urls import CIRCUIT_URL_VARIABLE, circuit_of, default_url
+    from ladon_storage.collection.summaries import cut
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
     address = _address(service)
     store = default_url()
-    if store == "memory://":
+    if store.strip() == "memory://":
         raise ConfigurationError(
             f"{CIRCUIT_URL_VARIABLE} keeps circuits in the memory of each process; set a shared "
             "store."
@@ -120,9 +130,9 @@ def _act(act: str, service: str | None, reason: str | None, as_json: bool) -> No
     changes: list[CircuitChange] = []
     circuit.add_listener(changes.append)
     if act == "trip":
-        circuit.trip(reason or "tripped by hand")
+        circuit.trip(cut(reason or "", _REASON_LENGTH) or "tripped by hand")
     elif act == "reset":
-        circuit.reset(reason or "reset by hand")
+        circuit.reset(cut(reason or "", _REASON_LENGTH) or "reset by hand")
     facts = _facts(circuit)
     if as_json:
         print_json(facts)
@@ -155,9 +165,11 @@ def _facts(circuit: SharedCircuit) -> dict[str, Any]:
 
 
 def _shown(facts: dict[str, Any]) -> str:
-    lines = [
-        f"{name:<9} {facts[name]}" for name in ("service", "store", "state", "failures", "reason")
-    ]
+    from ladon_storage.collection.summaries import cut
+
+    names = ("service", "store", "state", "failures", "reason")
+    # A reason may be a source's text, of whichever process changed the circuit.
+    lines = [f"{name:<9} {cut(str(facts[name]), 2_000)}" for name in names]
     if facts["since"]:
         lines.append(f"since     {facts['since']}")
     wait = facts["probe_in_seconds"]

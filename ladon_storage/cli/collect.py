@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ladon_storage.cli.progress import Display
     from ladon_storage.cli.running import Signals
     from ladon_storage.collection.run import Report
+    from ladon_storage.collection.sharing import SharedSink
     from ladon_storage.collection.standby import WhenBusy
     from ladon_storage.project.project import Project
 
@@ -65,12 +67,17 @@ def collect(
         )
         for each in chosen
     ]
+    unclosed: list[str] = []
     if with_prefect:
         outcomes = _by_flows(jobs, project, concurrency)
     else:
         signals = running.Signals()
-        outcomes = running.run(_by_engine(jobs, project, concurrency, signals), signals)
-    return _tell(outcomes, as_json=json)
+        work = _by_engine(jobs, project, concurrency, signals, unclosed)
+        outcomes = running.run(work, signals)
+    code = _tell(outcomes, as_json=json)
+    for each in unclosed:
+        note(each)
+    return FAILED if unclosed else code
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,13 @@ class Outcome:
 
 
 async def _by_engine(
-    jobs: Sequence[Job], project: Project | None, concurrency: int, signals: Signals
+    jobs: Sequence[Job],
+    project: Project | None,
+    concurrency: int,
+    signals: Signals,
+    unclosed: list[str],
 ) -> list[Outcome]:
+    """Return the outcome of each job, and add a sentence for each sink that cannot be closed."""
     from uuid import uuid4
 
     from ladon_storage.cli import running
@@ -132,8 +144,23 @@ async def _by_engine(
             async with shared_connections():
                 return await each_of(jobs, one, concurrency, shown)
         finally:
-            for each in sinks.values():
-                await each.close()
+            for name, sink in sinks.items():
+                if (problem := await _close(sink)) is not None:
+                    unclosed.append(f"Sink {name} could not be closed: {problem}")
+
+
+async def _close(sink: SharedSink) -> str | None:
+    """Close a sink, and return why it cannot be closed; ``None``: it is."""
+    from ladon_storage.cli.output import said
+
+    try:
+        await sink.close()
+    except (Exception, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        return said(error)
+    return None
 
 
 def _by_flows(jobs: Sequence[Job], project: Project | None, concurrency: int) -> list[Outcome]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -37,8 +38,10 @@ def database_of(given: str | None) -> Path | str:
             f"There is no database; set --database or {DATABASE_VARIABLE}. "
             'See "ladon-storage --help".'
         )
-    scheme, mark, _ = text.partition("://")
-    if not mark or "/" in scheme:
+    scheme, mark, rest = text.partition("://")
+    # Not a file of that name: an address without its slashes, and what libpq takes.
+    is_other = re.match(r"[A-Za-z][\w+.-]*:|\w+\s*=", text) is not None
+    if not is_other:
         return Path(text)
     if given is not None and holds_secret(text):
         raise ConfigurationError(
@@ -46,8 +49,11 @@ def database_of(given: str | None) -> Path | str:
             f"processes; put the address into {DATABASE_VARIABLE}, or the password into PGPASSWORD "
             "or PostgreSQL's password file."
         )
-    kind = scheme.lower().partition("+")[0]
-    if kind in ("postgresql", "postgres"):
+    kind = scheme.lower().partition("+")[0] if mark else ""
+    server, _, name = rest.partition("?")[0].partition("/")
+    # Not read as a name or a host, which errors show: it is the end of a password.
+    is_clear = server.count("@") <= 1 and "@" not in name
+    if kind in ("postgresql", "postgres") and is_clear:
         if find_spec("psycopg") is None:
             raise ConfigurationError(
                 "A database in PostgreSQL requires psycopg. Install ladon-storage[postgresql]."
@@ -59,5 +65,7 @@ def database_of(given: str | None) -> Path | str:
         return file_of(text)
     # Not repeated: it may have a password in a form of its own.
     raise ConfigurationError(
-        "The database should be a file, or an address such as postgresql://user@host/database."
+        "The database should be a file, or an address such as postgresql://user@host/database. "
+        "Write @ and / of a password as %40 and %2F, and a file whose name has a colon or an "
+        "equals sign as ./NAME."
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -24,6 +25,8 @@ from ladon_storage.cli.output import Json, counted, log_to_notes
 if TYPE_CHECKING:
     import aiohttp
 
+    from ladon_storage.circuit.urls import SharedCircuit
+    from ladon_storage.client.client import StorageServiceClient
     from ladon_storage.project.project import Project
     from ladon_storage.settings import StorageSettings
 
@@ -150,7 +153,7 @@ async def _asked(project: Project | None) -> list[Check]:
         settings = await settings_of(project)
     except ConfigurationError as error:
         return [Check("storage", "failed", str(error)), *await _prefect()]
-    files = [*_storage_file(settings), *_circuit_file(settings)]
+    files = [*_storage_file(settings), *_circuits(settings)]
     if not any(each.what == "storage" for each in files):
         files.append(await attempted("storage", _storage(settings, project)))
     return [*files, *await _prefect()]
@@ -176,35 +179,72 @@ def _storage_file(settings: StorageSettings) -> list[Check]:
     return [check] if check.verdict != "failed" else [replace(check, what="storage")]
 
 
-def _circuit_file(settings: StorageSettings) -> list[Check]:
+def _circuits(settings: StorageSettings) -> list[Check]:
+    """Return the checks of the store of circuits, which is not made, and of the service's one."""
+    from ladon_storage.circuit.stores import MemoryStore
     from ladon_storage.circuit.stores.sqlite import SqliteStore
-    from ladon_storage.circuit.urls import default_url, store_at
+    from ladon_storage.circuit.urls import SharedCircuit, default_url, service_key, store_at
     from ladon_storage.cli.integrity import integrity
     from ladon_storage.errors import ConfigurationError
 
-    if settings.is_file:
+    if not settings.url or settings.is_file:
         return []
     try:
         given = settings.circuit_url
-        store = store_at(given.get_secret_value() if given is not None else default_url())
+        url = given.get_secret_value() if given is not None else default_url()
+        store = store_at(url, _SECONDS)
     except ConfigurationError as error:
         return [Check("circuits", "failed", str(error))]
-    if not isinstance(store, SqliteStore) or not Path(store.place).exists():
-        return []
-    return [integrity("circuits", Path(store.place).absolute(), _FORGET)]
+    checks = []
+    if isinstance(store, SqliteStore):
+        if not Path(store.place).exists():
+            return []
+        checks = [integrity("circuits", Path(store.place).absolute(), _FORGET)]
+    if isinstance(store, MemoryStore) or any(each.verdict == "failed" for each in checks):
+        return checks
+    return [*checks, _circuit(SharedCircuit(store, service_key(settings.url)))]
+
+
+def _circuit(circuit: SharedCircuit) -> Check:
+    from ladon_storage.circuit.breaker import CircuitState
+
+    record = circuit.shared_record()
+    if circuit.store_error is not None:
+        step = "Start the store, or correct STORAGE_CIRCUIT_URL."
+        return Check("circuit", "failed", str(circuit.store_error), step)
+    if record.circuit.state is CircuitState.CLOSED:
+        return Check("circuit", "ok", "it is closed")
+    text = f"no run calls the service: it is {record.circuit.state} ({record.reason})"
+    step = "Mend the service, and wait for the probe or give `ladon-storage circuit reset`."
+    return Check("circuit", "warning", text, step)
 
 
 async def _storage(settings: StorageSettings, project: Project | None) -> Check:
+    from ladon_storage.client.client import StorageServiceClient
     from ladon_storage.connect import new_client
+    from ladon_storage.errors import StorageError
 
     if not settings.url:
         text = "watermarks are kept in memory"
         return Check("storage", "warning", text, "Set [storage] url, or STORAGE_SERVICE_URL.")
-    strict = settings.model_copy(update={"environment": "production"})
-    async with new_client(strict) as client:
-        await client.health_check()
-        # The response with a watermark has the service's time.
-        watermark = await client.get_watermark(_first(project))
+    # Whatever the state of its circuit, which is a check of its own.
+    strict = settings.model_copy(update={"environment": "production", "circuit_url": None})
+    source_id = _first(project)
+    is_read = False
+    try:
+        async with new_client(strict) as client:
+            await client.health_check()
+            # The response with a watermark has the service's time.
+            watermark = await client.get_watermark(source_id)
+            is_read = True
+            if isinstance(client, StorageServiceClient) and client.has_additions:
+                await _try_to_write(client, f"{source_id[:240]}.doctor")
+    except StorageError as error:
+        status = getattr(error, "status", None)
+        if status == 403 and project is None and not is_read:
+            step = "Run it where a ladon.toml names the sources."
+            return Check("storage", "warning", str(error), step)
+        return Check("storage", "failed", str(error), _step(status))
     told = watermark.answered_at if watermark is not None else None
     skew = _skew(told)
     if skew is not None and abs(skew) > MAX_SKEW:
@@ -214,8 +254,39 @@ async def _storage(settings: StorageSettings, project: Project | None) -> Check:
     return Check("storage", "ok", f"{settings.url} is healthy")
 
 
+async def _try_to_write(client: StorageServiceClient, source_id: str) -> None:
+    """Ask for a change that no service makes: of a version that none has, where nothing is.
+
+    Raises:
+        StorageError: The token may not write, or the service cannot.
+    """
+    from ladon_storage.errors import WatermarkConflictError
+    from ladon_storage.models import Precondition, WatermarkDelete
+
+    with suppress(WatermarkConflictError):
+        deletion = WatermarkDelete(reason="ladon-storage doctor")
+        await client.delete_watermark(source_id, deletion, Precondition('"doctor"'))
+
+
+def _step(status: int | None) -> str:
+    """Return the remedy of an answer; ``None``: there was none."""
+    if status is None:
+        return "Start it, or correct its address."
+    if status == 401:
+        return "Set STORAGE_SERVICE_TOKEN to one of the service's; `ladon-storage tokens add`."
+    if status == 403:
+        return "Set STORAGE_SERVICE_TOKEN to one that may write the source; see `tokens list`."
+    return "See the service's log." if status >= 500 else "Correct its address."
+
+
 def _first(project: Project | None) -> str:
-    return next(iter(project.sources), "doctor") if project else "doctor"
+    from ladon_storage.errors import ConfigurationError
+
+    if project is not None:
+        for name in project.sources:
+            with suppress(ConfigurationError):  # which the check of the file has
+                return project.source(name).source_id
+    return "doctor"
 
 
 async def _prefect() -> list[Check]:

@@ -9,7 +9,6 @@ from cyclopts import Parameter
 
 from ladon_storage.cli.databases import Database, database_of
 from ladon_storage.cli.output import counted, note
-from ladon_storage.errors import ConfigurationError
 
 
 def migrate(
@@ -25,11 +24,11 @@ def migrate(
     ] = None,
 ) -> None:
     """Bring the schema of the Storage Service's database up to date."""
-    found, origin = database_of(database), None
-    if from_ is not None:  # before anything is made
-        origin = database_of(from_)
-        if isinstance(origin, Path) and not origin.is_file():
-            raise ConfigurationError(f"There is no database {str(origin)!r}; name the service's.")
+    found, copied = database_of(database), None
+    if from_ is not None:  # first: it makes nothing if there is nothing to copy
+        from ladon_storage.server.copying import copy_content
+
+        copied = copy_content(database_of(from_), found)
     if isinstance(found, Path):
         from ladon_storage.server.database import migrations, open_database
 
@@ -37,10 +36,7 @@ def migrate(
         note(f"{found}: schema version {len(migrations())}")
     else:
         _migrate_server(found)
-    if origin is not None:
-        from ladon_storage.server.copying import copy_content
-
-        copied = copy_content(origin, found)
+    if copied is not None:
         note(
             f"copied: {counted(copied.watermarks, 'watermark')}, "
             f"{counted(copied.changes, 'change')}, {counted(copied.tokens, 'token')}"

@@ -24,6 +24,18 @@ def check_above_zero(option: str, value: float) -> None:
         )
 
 
+def check_text(_: object, value: str) -> None:
+    """Refuse bytes of a command line that are no text, as a validator of a parameter.
+
+    Raises:
+        ValueError: The value has some.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("It is no text in UTF-8.") from None
+
+
 SOURCE_HELP = (
     "name in the file; or a kind such as kev, package.module:Class, a JSON object with a kind, or "
     "a file that holds one."

@@ -57,7 +57,11 @@ def note_console() -> Console:
     """Return the console of standard error."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    class Notes(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # what rich has caught, and would end the run for
+
+    return Notes(stderr=True, highlight=False)
 
 
 def print_json(value: Any) -> None:
@@ -176,7 +180,7 @@ def note(text: str) -> None:
         note_console().print(Text(text), soft_wrap=True)
 
 
-def said(error: Exception) -> str:
+def said(error: BaseException) -> str:
     """Return an error as one line, with its place in the code if it is not of this package."""
     from pathlib import Path
     from traceback import extract_tb

@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from ladon_storage.client.client import StorageServiceClient
 from ladon_storage.collection.credentials import holds_secret
 from ladon_storage.connect import new_client
-from ladon_storage.embedded import EmbeddedStorage
+from ladon_storage.embedded import EmbeddedStorage, file_of
 from ladon_storage.errors import ConfigurationError, InvalidResponseError
 from ladon_storage.models import (
     RUN_LEASE,
@@ -38,11 +38,17 @@ _PAGE, _SMALL_PAGE = 100, 8
 """A page of small watermarks, and one of the largest that fits into a response."""
 
 
-async def opened(file: Path | None, address: str | None) -> Storage:
+async def opened(file: Path | None, address: str | None, *, make: bool = False) -> Storage:
     """Return the storage, which answered its health check.
 
+    Args:
+        file: The file with the storage's settings; ``None``: the one here, if any.
+        address: The storage, instead of what the file or the environment says.
+        make: Whether a storage's file that is not there is made.
+
     Raises:
-        ConfigurationError: There is none that lasts, or its settings make no sense.
+        ConfigurationError: There is none that lasts, its settings make no sense, or its file is
+            not there.
         StorageUnhealthyError: It does not answer.
     """
     from ladon_storage.cli.choosing import load_project, settings_of
@@ -52,6 +58,11 @@ async def opened(file: Path | None, address: str | None) -> Storage:
         raise ConfigurationError(
             "Watermarks are kept in the memory of each process. Set STORAGE_SERVICE_URL, or give "
             "--storage."
+        )
+    if settings.is_file and not make and not (path := file_of(settings.url)).exists():
+        raise ConfigurationError(
+            f"There are no watermarks: the file {str(path)!r} is not there, and the first run "
+            "makes it. Run it where they are kept, or give --storage."
         )
     strict = settings.model_copy(update={"environment": "production"})
     client = new_client(strict)

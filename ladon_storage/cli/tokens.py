@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,14 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from ladon_storage.cli import FAILED
 from ladon_storage.cli.databases import Database, database_of
+from ladon_storage.cli.options import check_text
 from ladon_storage.cli.output import Json, note, print_json, print_table, print_text
 from ladon_storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from ladon_storage.server.dialect import Connection
 
-Name = Annotated[str, Parameter(help="Name of the token, as the history shows it.")]
+Name = Annotated[
+    str, Parameter(help="Name of the token, as the history shows it.", validator=check_text)
+]
 
 
 def add(
@@ -26,16 +32,32 @@ def add(
     *,
     database: Database = None,
     read_only: Annotated[bool, Parameter(help="It may only read.")] = False,
-    prefix: Annotated[str, Parameter(help="It is for sources whose names begin with this.")] = "",
-) -> None:
+    prefix: Annotated[
+        str,
+        Parameter(help="It is for sources whose names begin with this.", validator=check_text),
+    ] = "",
+) -> int:
     """Make a token and print it."""
-    from ladon_storage.server.access import add_token
+    from ladon_storage.server.access import add_token, revoke_token
 
     if not name.isprintable() or not 1 <= len(name) <= 64:
         raise ConfigurationError("A token's name has 1 to 64 visible characters; choose another.")
+    if getattr(sys.stdout, "name", "") == os.devnull:  # in place of one that is closed
+        raise ConfigurationError("A token is printed only once, and standard output is closed.")
     with _opened(database, make=True) as connection:
         token = add_token(connection, name, datetime.now(UTC), read_only=read_only, prefix=prefix)
-    print_text(token)
+        try:
+            print_text(token)
+            sys.stdout.flush()
+        except OSError as error:
+            revoke_token(connection, name)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            note(
+                f"ladon-storage: The token cannot be printed ({error.strerror}), and is revoked. "
+                "Make it again."
+            )
+            return FAILED
+    return 0
 
 
 def listed(*, database: Database = None, json: Json = False) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ladon_storage.cli.options import File
+from ladon_storage.cli.options import File, check_text
 from ladon_storage.cli.output import Json, log_to_notes, note, print_facts, print_json, print_table
 from ladon_storage.cli.stored import (
     MISSING,
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SourceName = Annotated[str, Parameter(help="Name of the watermark.")]
-Prefix = Annotated[str, Parameter(help="Only watermarks whose names begin with it.")]
+Prefix = Annotated[
+    str, Parameter(help="Only watermarks whose names begin with it.", validator=check_text)
+]
 
 
 def list_(

@@ -179,7 +179,7 @@ def _move(
         ) from None
 
     async def work() -> Done:
-        async with await opened(file, storage) as client:
+        async with await opened(file, storage, make=True) as client:
             return await move(client, source_id, wanted, force=force, back=back)
 
     return _done(source_id, wanted.reason, work(), as_json=json)

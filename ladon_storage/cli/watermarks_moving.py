@@ -3,6 +3,8 @@
 - The document is one JSON object, so a part of one is no document.
 - An import is repeatable. A watermark moves forward only, and the outcome of its last run moves
   with it. A run in flight is no outcome: the run belongs to the other storage.
+- Nothing is written before the whole document is known to be storable. A source that fails then is
+  a row of the table: the others are imported.
 - What sinks know of a source (its position, its versions) is in the sinks, and stays there.
 """
 
@@ -19,13 +21,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ladon_storage.cli import FAILED
 from ladon_storage.cli.options import File
-from ladon_storage.cli.output import Json, log_to_notes, note, print_json, print_table
+from ladon_storage.cli.output import Json, log_to_notes, note, print_json, print_table, said
 from ladon_storage.cli.stored import Filters, NotListedError, Storage, StorageAddress, opened
 from ladon_storage.cli.watermarks import Prefix, collected, tell_not_listed
-from ladon_storage.cli.watermarks_changing import Force, Reason, RefusedError, author, move
-from ladon_storage.errors import ConfigurationError, StorageError
+from ladon_storage.cli.watermarks_changing import (
+    Force,
+    Reason,
+    RefusedError,
+    asked_reason,
+    author,
+    move,
+)
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import (
     EMPTY_WATERMARK,
+    ChangeAction,
     Precondition,
     Watermark,
     WatermarkReset,
@@ -55,8 +65,8 @@ class Moved(BaseModel):
 
     source_id: SourceId
     change: str
-    before: str
-    after: str
+    before: str = ""
+    after: str = ""
     because: str = ""
 
 
@@ -101,7 +111,7 @@ def import_(
 
     log_to_notes()
     given = _read(document)
-    why = reason or "imported from another storage"
+    why = "imported from another storage" if reason is None else asked_reason(reason)
     moved = running.run(_import(file, storage, given, why, force=force))
     if json:
         print_json([each.model_dump(mode="json") for each in moved])
@@ -129,8 +139,7 @@ def _read(document: Path) -> list[Watermark]:
             problem = f"its format is {found.format}, and not 1"
         else:
             for each in found.watermarks:
-                Moved(source_id=each.source_id, change="", before="", after="")
-                WatermarkStatus(each.status or "success")
+                _check(each)
             names = [each.source_id for each in found.watermarks]
             if len(set(names)) == len(names):
                 return found.watermarks
@@ -147,11 +156,28 @@ def _read(document: Path) -> list[Watermark]:
     )
 
 
+def _check(given: Watermark) -> None:
+    """Refuse what no storage takes.
+
+    Raises:
+        ValueError: The watermark or its outcome cannot be stored.
+    """
+    Moved(source_id=given.source_id, change="")
+    WatermarkStatus(given.status or "success")
+    try:
+        _outcome(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ValueError(
+            f"{'.'.join(map(str, first['loc']))} of {given.source_id!r}: {first['msg']}"
+        ) from None
+
+
 async def _import(
     file: Path | None, storage: str | None, given: list[Watermark], why: str, *, force: bool
 ) -> list[Moved]:
     at_once = asyncio.Semaphore(_AT_ONCE)
-    async with await opened(file, storage) as client:
+    async with await opened(file, storage, make=True) as client:
 
         async def moved(each: Watermark) -> Moved:
             async with at_once:
@@ -163,32 +189,47 @@ async def _import(
 async def _import_one(client: Storage, given: Watermark, why: str, *, force: bool) -> Moved:
     from ladon_storage.collection.summaries import instant_or_never
 
-    before = await client.get_watermark(given.source_id)
-    texts = instant_or_never(collected_up_to(before)), instant_or_never(collected_up_to(given))
-    there = collected_up_to(before)
-    wanted = _wanted(given)
-
-    def moved(change: str, because: str = "") -> Moved:
-        return Moved(
-            source_id=given.source_id,
-            change=change,
-            before=texts[0],
-            after=texts[0] if change in ("keep", "failed") else texts[1],
-            because=because,
-        )
-
-    if before is not None and (wanted is None or there == collected_up_to(given)):
-        return moved("keep", "it is there")
-    if wanted is None and given.status != WatermarkStatus.FAILED:
-        return moved("keep", "it was never collected")
+    before = after = ""
     try:
-        if wanted is not None:
-            reset = WatermarkReset(timestamp=wanted, reason=why, actor=author())
-            before = (await move(client, given.source_id, reset, force=force, back=force)).after
-        await _outcome(client, given, before)
-    except (RefusedError, StorageError) as error:
-        return moved("failed", str(error))
-    return moved("create" if before is None or there is None else "move")
+        stored = await client.get_watermark(given.source_id)
+        before = instant_or_never(collected_up_to(stored))
+        change, because = await _take_over(client, given, stored, why, force=force)
+        after = before if change == "keep" else instant_or_never(collected_up_to(given))
+    except RefusedError as error:
+        change, because = "failed", str(error)
+    except Exception as error:  # of one source: the table has the others too
+        change, because = "failed", said(error)
+    return Moved(
+        source_id=given.source_id, change=change, before=before, after=after, because=because
+    )
+
+
+async def _take_over(
+    client: Storage, given: Watermark, stored: Watermark | None, why: str, *, force: bool
+) -> tuple[str, str]:
+    """Write a watermark and its outcome where they are not there; return the change and why."""
+    wanted, outcome = _wanted(given), _outcome(given)
+    there = collected_up_to(stored)
+    change = "create" if there is None else "move", ""
+    if stored is not None and (wanted is None or there == collected_up_to(given)):
+        if outcome is None or not await _is_unfinished(client, given.source_id, why):
+            return "keep", "it is there"
+        change = "move", "an import had left out the outcome"
+    elif wanted is not None:
+        reset = WatermarkReset(timestamp=wanted, reason=why, actor=author())
+        stored = (await move(client, given.source_id, reset, force=force, back=force)).after
+    elif given.status != WatermarkStatus.FAILED:
+        return "keep", "it was never collected"
+    if outcome is not None:
+        await client.put_watermark(given.source_id, outcome, Precondition.unchanged(stored))
+    return change
+
+
+async def _is_unfinished(client: Storage, source_id: str, why: str) -> bool:
+    """Return whether the last change is an import whose outcome was not written."""
+    history = await client.watermark_history(source_id, limit=1)
+    last = history.changes[0] if history is not None and history.changes else None
+    return last is not None and (last.action, last.reason) == (ChangeAction.RESET, why)
 
 
 def _wanted(given: Watermark) -> datetime | None:
@@ -198,12 +239,16 @@ def _wanted(given: Watermark) -> datetime | None:
     return EMPTY_WATERMARK if given.status == WatermarkStatus.SUCCESS else None
 
 
-async def _outcome(client: Storage, given: Watermark, stored: Watermark | None) -> None:
-    """Write the outcome of the last run."""
+def _outcome(given: Watermark) -> WatermarkUpdate | None:
+    """Return the write of the last run's outcome; ``None``: there is none.
+
+    Raises:
+        ValueError: It cannot be stored.
+    """
     timestamp = _wanted(given) or given.last_run_timestamp
     if given.status in (None, WatermarkStatus.RUNNING) or timestamp is None:
-        return
-    update = WatermarkUpdate.of(
+        return None
+    return WatermarkUpdate.of(
         timestamp,
         str(given.status),
         given.error_message,
@@ -211,4 +256,3 @@ async def _outcome(client: Storage, given: Watermark, stored: Watermark | None) 
         run_id=given.run_id,
         ledger=given.ledger,
     )
-    await client.put_watermark(given.source_id, update, Precondition.unchanged(stored))

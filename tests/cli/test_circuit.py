@@ -66,12 +66,47 @@ def test_circuit_without_a_service_or_a_shared_store_is_refused(
     circuit: SharedCircuit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The sentence says which variable to set."""
-    monkeypatch.setenv("STORAGE_CIRCUIT_URL", "memory://")
+    monkeypatch.setenv("STORAGE_CIRCUIT_URL", "memory:// ")
     assert cli.main(["circuit", "show"]) == 2
     assert "STORAGE_CIRCUIT_URL" in capsys.readouterr().err
     monkeypatch.delenv("STORAGE_SERVICE_URL")
     assert cli.main(["circuit", "trip"]) == 2
     assert "STORAGE_SERVICE_URL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("act", ["show", "trip", "reset"])
+@pytest.mark.parametrize(
+    "address",
+    ["storage.example:8000", "user:s3cret@storage.example:8000", "http://h:99999/s3cret",
+     "http://[::1", "http://h/?token=s3cret", "sqlite:///ladon.db"],
+)  # fmt: skip
+def test_circuit_of_an_address_that_no_client_has_is_refused(
+    circuit: SharedCircuit,
+    act: str,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A circuit that no process reads protects nothing, and the address may have a password."""
+    monkeypatch.setenv("STORAGE_SERVICE_URL", address)
+    assert cli.main(["circuit", act]) == 2
+    output = capsys.readouterr()
+    assert "https://storage.example:8000" in output.err
+    assert "s3cret" not in output.err
+    assert not Path(circuit.store.place).exists()
+
+
+def test_reason_of_a_circuit_is_one_visible_line(
+    circuit: SharedCircuit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No reason writes to a terminal, whoever gave it, and none fills the store."""
+    circuit.trip("\x1b[31mred\nstate     closed")
+    assert cli.main(["circuit", "show"]) == 0
+    assert "reason    [31mred state closed\n" in capsys.readouterr().out
+    assert cli.main(["circuit", "reset", "--reason", "\x1b[31mred\n" + "x" * 100_000]) == 0
+    reason = circuit_of(circuit.key, default_url()).shared_record().reason
+    assert reason.isprintable()
+    assert len(reason) < 400
 
 
 @pytest.mark.parametrize("act", ["show", "trip", "reset"])

@@ -31,6 +31,29 @@ def stored(folder: Path) -> list[str]:
         connection.close()
 
 
+SINKS = """
+import asyncio
+from pathlib import Path
+from pydantic import BaseModel
+
+
+class Whole(BaseModel):
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *error):
+        Path("closed").touch()
+
+    async def write(self, source_id, page, *, run_id="", position=None):
+        return len(page.records)
+
+
+class Broken(Whole):
+    async def __aexit__(self, *error):
+        raise ERROR
+"""
+
+
 async def test_kind_without_any_file_is_collected(ladon: Command) -> None:
     """An empty folder is enough: records, a watermark beside them, and one line that says where."""
     async with FeedServer(catalogue(1, 2), catalogue(1, 2)) as feed:
@@ -119,6 +142,30 @@ async def test_source_that_ends_by_a_cancellation_from_within_has_failed(ladon: 
     }
     assert called.code == 1
     assert "a cancellation that was not requested" in called.err
+
+
+@pytest.mark.parametrize("error", ["OSError('no room')", "asyncio.CancelledError"])
+async def test_sink_that_cannot_be_closed_is_told_behind_the_table(
+    ladon: Command, error: str
+) -> None:
+    """Its records are durable: the outcomes are those of the runs, and the other sinks close."""
+    ladon.write("own.py", OWN)
+    ladon.write("own_sinks.py", SINKS.replace("ERROR", error))
+    more = (
+        '[sinks.broken]\nkind = "own_sinks:Broken"\n[sinks.whole]\nkind = "own_sinks:Whole"\n'
+        '[sources.a]\nkind = "own:Own"\nsource_id = "a"\nsink = "broken"\n'
+        '[sources.b]\nkind = "own:Own"\nsource_id = "b"\nsink = "whole"\n'
+    )
+    async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed:
+        text = project(feed, 'sink = "records"\n' + more)
+        ladon.write("ladon.toml", text)
+        called = await ladon.later("collect", "--all", "--concurrency", "1", "--json")
+    assert [each["outcome"] for each in called.json] == ["done", "done", "done"]
+    assert called.code == 1
+    [line] = [each for each in called.err.splitlines() if "could not be closed" in each]
+    assert line.startswith("Sink broken could not be closed: ")
+    assert "own_sinks.py, line" in line
+    assert (ladon.folder / "closed").exists()
 
 
 @pytest.mark.parametrize("code", ["", "0", "3", "'hunter2'"])

@@ -31,13 +31,29 @@ def test_password_on_a_command_line_is_refused(ladon: Command, verb: list[str]) 
         assert "hunter2" not in called.out + called.err
 
 
-@pytest.mark.parametrize("address", ["mysql://u:hunter2@h/d", "postgresql://u@h", "http://h/d"])
-def test_address_that_names_no_database_is_refused(ladon: Command, address: str) -> None:
+@pytest.mark.parametrize(
+    "address",
+    ["mysql://u:hunter2@h/d", "postgresql://u@h", "http://h/d", "dbname=x password=hunter2",
+     "postgresql:u:hunter2@h/d", "postgresql://u:a/hunter2@h", "postgresql://u:a/hunter2@h/d",
+     "postgresql://u:a@hunter2@h/d", "postgresql://u:a?hunter2@h/d", "dbname = d"],
+)  # fmt: skip
+def test_address_that_names_no_database_is_refused(
+    ladon: Command, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another kind of server, or a server without a database, is no file of that name."""
     called = ladon("migrate", "--database", address)
-    assert called.code == 2
-    assert "hunter2" not in called.err
+    monkeypatch.setenv(VARIABLE, address)
+    named = ladon("migrate")
+    assert (called.code, named.code) == (2, 2)
+    assert "hunter2" not in called.err + named.err
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["./a=b.db", "storage.db", "./postgresql:x"])
+def test_file_of_any_name_is_a_database(ladon: Command, name: str) -> None:
+    """A name that looks like an address is a file's with its folder."""
+    assert ladon("migrate", "--database", name).code == 0
+    assert Path(name).is_file()
 
 
 def test_missing_database_is_named_with_its_variable(ladon: Command) -> None:
@@ -57,9 +73,10 @@ def test_missing_driver_is_named_with_its_extra(
     assert "Install ladon-storage[postgresql]" in called.out + called.err
 
 
-@pytest.mark.parametrize("origin", ["absent.db", "postgresql://ann:hunter2@db/ladon"])
+@pytest.mark.parametrize("origin", ["absent.db", "other.txt", "postgresql://ann:hunter2@db/ladon"])
 def test_database_that_cannot_be_moved_leaves_nothing_behind(ladon: Command, origin: str) -> None:
     """What is moved is checked before the other database is made."""
+    ladon.write("other.txt", "no database" * 100)
     called = ladon("migrate", "--database", "new.db", "--from", origin)
     assert called.code == 2
     assert "hunter2" not in called.sentence

@@ -15,7 +15,9 @@ import pytest
 from ladon_storage.circuit.urls import circuit_of
 from ladon_storage.cli import integrity
 from ladon_storage.embedded import EmbeddedStorage
+from tests.base_service import base_service
 from tests.cli.called import Called, Command
+from tests.raw_server import RawServer, Reply, http
 from tests.service import calling, embedded_service, path, success
 
 JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
@@ -204,3 +206,88 @@ async def test_damaged_circuit_store_is_found(
         ill = await ladon.later("doctor", "--json")
     assert (ill.code, checks(ill)["circuits"]["verdict"]) == (1, "failed")
     assert checks(ill)["circuits"]["next_step"].startswith("Delete it")
+
+
+KEV = '[sources.kev]\nkind = "kev"\nsource_id = "team-kev"\n'
+
+
+@pytest.mark.parametrize(
+    ("token", "file", "verdict", "step"),
+    [
+        (("--prefix", "team-"), KEV, "ok", ""),
+        (("--prefix", "team-"), "", "warning", "ladon.toml"),
+        (("--prefix", "other-"), KEV, "failed", "tokens list"),
+        (("--read-only",), KEV, "failed", "tokens list"),
+        (("--read-only",), "", "failed", "tokens list"),
+        (None, KEV, "failed", "tokens add"),
+    ],
+)
+async def test_token_is_tried_for_what_a_run_does(
+    ladon: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    token: tuple[str, ...] | None,
+    file: str,
+    verdict: str,
+    step: str,
+) -> None:
+    """A run reads and writes its source; the check changes nothing and makes nothing."""
+    database = ladon.folder / "storage.db"
+    added = ladon("tokens", "add", "team", *(token or ()), "--database", database)
+    secret = "ladon_of-another-service" if token is None else added.out.strip()
+    monkeypatch.setenv("STORAGE_SERVICE_TOKEN", secret)
+    if file:
+        ladon.write("ladon.toml", file)
+    async with embedded_service(database) as address:
+        monkeypatch.setenv("STORAGE_SERVICE_URL", address)
+        found = checks(await ladon.later("doctor", "--json"))["storage"]
+    assert (found["verdict"], step in found["next_step"]) == (verdict, True)
+    async with EmbeddedStorage(database) as storage:
+        page = await storage.list_watermarks()
+        history = await storage.watermark_history("team-kev.doctor")
+    assert page is not None
+    assert history is not None
+    assert (page.watermarks, history.changes) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("reply", "step"),
+    [
+        (http(503, b""), "log"),
+        (http(301, b"", "Location: http://elsewhere.example/"), "address"),
+        (http(200, b"<html>", end="close"), "address"),
+    ],
+)
+async def test_service_that_is_not_well_has_a_next_step(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch, reply: Reply, step: str
+) -> None:
+    """Whatever answers at its address."""
+    async with RawServer(reply) as server:
+        monkeypatch.setenv("STORAGE_SERVICE_URL", server.url)
+        found = checks(await ladon.later("doctor", "--json"))["storage"]
+    assert (found["verdict"], step in found["next_step"]) == ("failed", True)
+
+
+async def test_service_of_the_base_contract_is_only_read(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may ignore a precondition, and so a write that must not happen is not tried."""
+    async with base_service(lambda: datetime.now(UTC)) as address:
+        monkeypatch.setenv("STORAGE_SERVICE_URL", address)
+        found = checks(await ladon.later("doctor", "--json"))["storage"]
+    assert found["verdict"] == "ok"
+
+
+async def test_open_circuit_is_found(ladon: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service is well, and no run calls it before the probe: both are said."""
+    monkeypatch.setenv("STORAGE_CIRCUIT_URL", f"sqlite:///{ladon.folder}/circuits.db")
+    async with embedded_service(ladon.folder / "storage.db") as address:
+        monkeypatch.setenv("STORAGE_SERVICE_URL", address)
+        assert ladon("circuit", "trip", "--reason", "moving house").code == 0
+        ill = await ladon.later("doctor", "--json")
+        assert ladon("circuit", "reset").code == 0
+        well = await ladon.later("doctor", "--json")
+    found = checks(ill)
+    assert (found["circuit"]["verdict"], found["storage"]["verdict"]) == ("warning", "ok")
+    assert "moving house" in found["circuit"]["finding"]
+    assert "circuit reset" in found["circuit"]["next_step"]
+    assert checks(well)["circuit"]["verdict"] == "ok"

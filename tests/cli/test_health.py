@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.called import Command
-from tests.raw_server import RawServer, http
+from tests.raw_server import RawServer, Reply, http
 from tests.service import embedded_service
 
 
@@ -32,6 +33,10 @@ async def test_health_of_a_running_service_is_asked_without_a_token(
         ((b'{"status": "unhealthy"}', 200), "it says so itself"),
         ((b"<html>welcome</html>", 200), "its answer is no JSON"),
         ((b"[]", 200), "it says so itself"),
+        ((b"[" * 60_000, 200), "its answer is no JSON"),
+        (('{"status": "healthy"}'.encode("utf-16"), 200), "its answer is no JSON"),
+        ((b'\xef\xbb\xbf{"status": "healthy"}', 200), "its answer is no JSON"),
+        ((b'{"status": "healthy"}', 201), "it answers 201"),
     ],
 )
 async def test_anything_but_healthy_fails(
@@ -67,19 +72,38 @@ async def test_user_of_the_variable_signs_in_and_is_not_shown(
     assert "CRET" not in refused.err
 
 
-async def test_user_of_the_variable_stays_with_its_host(
+async def test_service_that_leads_elsewhere_is_not_healthy(
     ladon: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A service that leads elsewhere gives its password to no other server."""
+    """No run follows a redirect, and no other server gets its password."""
     async with RawServer(http(200, b'{"status": "healthy"}')) as other:
         moved = http(302, b"", f"Location: {other.url}/health")
         async with RawServer(moved) as server:
             host = server.url.removeprefix("http://")
             monkeypatch.setenv("STORAGE_SERVICE_URL", f"http://me:S3CRET@{host}")
             made = await ladon.later("health")
-    assert (made.code, made.out) == (0, "healthy\n")
+    assert (made.code, "it answers 302" in made.sentence) == (1, True)
     assert b"Authorization" in server.requests[0]
-    assert b"Authorization" not in other.requests[0]
+    assert other.requests == []
+
+
+async def test_early_hints_come_before_the_answer(ladon: Command) -> None:
+    """A gateway may send any number of informational answers."""
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
+    healthy = http(200, b'{"status": "healthy"}')
+    async with RawServer(Reply(hints + healthy.data)) as server:
+        made = await ladon.later("health", server.url)
+    assert (made.code, made.out) == (0, "healthy\n")
+
+
+@pytest.mark.parametrize("pause_from", [0, 40])
+async def test_timeout_is_for_the_whole_answer(ladon: Command, pause_from: int) -> None:
+    """A byte now and then, in the head or in the body, makes no probe wait."""
+    healthy = http(200, b'{"status": "healthy"}' + b" " * 10_000)
+    async with RawServer(Reply(healthy.data, pause=0.05, pause_from=pause_from)) as server:
+        async with asyncio.timeout(10):
+            made = await ladon.later("health", server.url, "--timeout", "0.3")
+    assert (made.code, "within 0.3 s" in made.sentence) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +113,22 @@ async def test_user_of_the_variable_stays_with_its_host(
         "http://me:S3CRET@storage",
         "http://storage/?token=S3CRET",
         "http://[S3CRET",
+        "http://u:S3/S3CRET@storage",
+        "http://u:8080/S3CRET@storage",
         "file:///etc/x",
     ],
 )
-def test_address_that_is_none_is_refused_and_not_shown(ladon: Command, address: str) -> None:
+def test_address_that_is_none_is_refused_and_not_shown(
+    ladon: Command, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may have a password in it."""
     made = ladon("health", address)
     assert made.code == 2
     assert "S3CRET" not in made.err
+    if "me:" not in address:  # which the variable may have
+        monkeypatch.setenv("STORAGE_SERVICE_URL", address)
+        named = ladon("health")
+        assert (named.code, named.err) == (2, made.err)
 
 
 def test_probe_imports_neither_prefect_nor_a_client() -> None:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from ladon_storage.server.access import stored_tokens
+from ladon_storage.server.database import open_database
 from tests.cli.called import Command
 
 
@@ -20,6 +27,35 @@ def test_token_is_made_listed_and_revoked(ladon: Command) -> None:
     assert ladon("tokens", "revoke", "team", "--database", "w.db").code == 0
     again = ladon("tokens", "revoke", "team", "--database", "w.db")
     assert (again.code, again.sentence) == (1, "ladon-storage: There is no token 'team'.")
+
+
+@pytest.mark.parametrize(
+    "verb", [["tokens", "add", "team", "--prefix"], ["tokens", "revoke"],
+             ["watermarks", "list", "--prefix"], ["watermarks", "export", "--prefix"]],
+)  # fmt: skip
+def test_bytes_that_are_no_text_are_wrong_usage(
+    ladon: Command, verb: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command line may have them, and no name of a source."""
+    monkeypatch.setenv("STORAGE_SERVICE_DATABASE", "w.db")
+    called = ladon(*verb, "\udcff")
+    assert called.code == 2
+    assert "no text in UTF-8" in called.sentence
+    assert not Path("w.db").exists()
+
+
+@pytest.mark.parametrize("where", [">&-", ">/dev/full", "| true"])
+def test_token_that_nobody_can_read_is_not_kept(tmp_path: Path, where: str) -> None:
+    """A secret that is printed only once, and was not, is a token for nothing."""
+    add = f"{sys.executable} -m ladon_storage.cli tokens add team --database w.db"
+    shell = ["bash", "-c", f"{add} {where}; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 2)
+    [sentence] = done.stderr.splitlines()
+    assert "The token cannot be printed" in sentence or "is closed" in sentence
+    if (tmp_path / "w.db").exists():
+        with closing(open_database(tmp_path / "w.db")) as connection:
+            assert stored_tokens(connection) == []
 
 
 def test_missing_database_is_not_made_by_a_list(ladon: Command) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
@@ -257,7 +258,9 @@ async def test_import_moves_all_watermarks_once(ladon: Command, origin: str, tar
     ["", "[]", '{"format": 2, "watermarks": []}', '{"format": 1, "watermarks": [{"source_id":',
      '{"format": 1, "watermarks": [{"source_id": ""}]}',
      '{"format": 1, "watermarks": [{"source_id": "a"}, {"source_id": "a"}]}',
-     '{"format": 1, "watermarks": [{"source_id": "a", "status": "paused"}]}'],
+     '{"format": 1, "watermarks": [{"source_id": "a", "status": "paused"}]}',
+     '{"format": 1, "watermarks": [{"source_id": "b", "status": "failed", "last_run_timestamp": '
+     '"2026-01-01T00:00:00Z", "records_collected": -1}]}'],
 )  # fmt: skip
 def test_import_of_no_export_changes_nothing(ladon: Command, text: str) -> None:
     """A document that was cut, or is another one, is refused before the first write."""
@@ -266,6 +269,58 @@ def test_import_of_no_export_changes_nothing(ladon: Command, text: str) -> None:
     assert called.code == 2
     assert "export" in called.sentence
     assert not (ladon.folder / "new.db").exists()
+
+
+@pytest.mark.parametrize("reason", [" ", "x" * 1025])
+def test_import_with_a_reason_that_is_none_changes_nothing(ladon: Command, reason: str) -> None:
+    """It is checked as that of any other change."""
+    ladon.write(
+        "out.json", '{"format": 1, "watermarks": [{"source_id": "a", "status": "success"}]}'
+    )
+    to = ("--storage", "sqlite:///new.db", "--reason", reason)
+    called = ladon("watermarks", "import", "out.json", *to)
+    assert (called.code, "reason" in called.sentence) == (2, True)
+    assert not (ladon.folder / "new.db").exists()
+
+
+@kinds
+async def test_import_that_failed_half_way_says_so_and_is_finished_by_a_repeat(
+    ladon: Command, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that fails costs no other, and its outcome is written by the next import only."""
+    rows = [
+        {"source_id": each, "status": "failed", "error_message": "no key", "records_collected": 7,
+         "last_successful_timestamp": DAY.isoformat()}
+        for each in ("a", "b")
+    ]  # fmt: skip
+    ladon.write("out.json", json.dumps({"format": 1, "watermarks": rows}))
+    async with stored(ladon, kind) as (to, client):
+        owner = type(client)
+        put = owner.put_watermark
+
+        async def fail(self: Client, source_id: str, *rest: Any) -> Watermark:
+            if source_id == "a":
+                raise OSError("cut off")
+            return await put(self, source_id, *rest)  # type: ignore[arg-type]
+
+        given = ("watermarks", "import", "out.json", "--storage", to, "--json")
+        with monkeypatch.context() as broken:
+            broken.setattr(owner, "put_watermark", fail)
+            first = await ladon.later(*given)
+        half = await found(client, "a")
+        second = await ladon.later(*given)
+        whole = await found(client, "a")
+        await client.update_watermark("a", DAY)
+        third = await ladon.later(*given)
+        moved_on = await found(client, "a")
+    assert (first.code, second.code, third.code) == (1, 0, 0)
+    assert [each["change"] for each in first.json] == ["failed", "create"]
+    assert "cut off" in first.json[0]["because"]
+    assert half.status == "success"
+    assert [each["change"] for each in second.json] == ["move", "keep"]
+    assert (whole.status, whole.error_message, whole.records_collected) == ("failed", "no key", 7)
+    assert [each["change"] for each in third.json] == ["keep", "keep"]
+    assert moved_on.status == "success"
 
 
 @pytest.mark.parametrize("options", [["-"], ["--force", "-"], ["-", "--reason", "moved"]])
@@ -277,6 +332,16 @@ def test_hyphen_is_the_export_on_standard_input(
     monkeypatch.setattr("sys.stdin", io.StringIO(document))
     called = ladon("watermarks", "import", *options, "--storage", "sqlite:///new.db", "--json")
     assert [each["source_id"] for each in called.json] == ["kev"]
+
+
+@pytest.mark.parametrize("verb", ["list", "export", "show kev", "history kev"])
+@pytest.mark.parametrize("given", [(), ("--storage", "sqlite:///ladon.db")])
+def test_reading_makes_no_file(ladon: Command, verb: str, given: tuple[str, ...]) -> None:
+    """An address with a typing error has no watermarks to show, and no empty export."""
+    called = ladon("watermarks", *verb.split(), *given)
+    assert (called.code, called.out) == (2, "")
+    assert "ladon.db' is not there" in called.err
+    assert list(ladon.folder.iterdir()) == []
 
 
 def test_storage_with_a_password_is_refused(ladon: Command) -> None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -65,10 +66,12 @@ class RedisStore:
             bare = parsed.with_user(None).with_query(None) if parsed.host else parsed.with_query({})
             redis.ConnectionPool.from_url(url)
         except (ValueError, TypeError):
+            self._seconds = math.nan
+        if not 0 < self._seconds < math.inf:
             raise ConfigurationError(
                 "The address of a circuit in Redis should look like redis://redis.example:6379/0; "
                 "set another."
-            ) from None
+            )
         self.place = str(bare)
         self._url = url
         self._process = 0
