@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,6 +18,7 @@ from prefect.blocks.core import Block
 from prefect.context import FlowRunContext
 from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow
+from prefect.states import State
 from prefect.utilities.callables import ParameterSchema, get_call_parameters, parameter_schema
 from pydantic import BaseModel
 
@@ -172,7 +173,9 @@ class CheckedFlow(Flow[P, R]):
         """Start a run, if no secret is among its parameters."""
         given = {name: value for name, value in kwargs.items() if name not in _PREFECTS}
         refuse_secrets(get_call_parameters(self.fn, args, given), self._source)
-        return super().__call__(*args, **kwargs)
+        if kwargs.get("return_state"):
+            return super().__call__(*args, **kwargs)
+        return _result_of(super().__call__(*args, **{**kwargs, "return_state": True}))
 
     def with_options(self, **options: Any) -> Any:
         """Return the same flow with other options, the same checks and the same form."""
@@ -204,6 +207,14 @@ class CheckedFlow(Flow[P, R]):
             for name, value in parameters.items()
         }
         return super().serialize_parameters(told)
+
+
+async def _result_of(run: Awaitable[State[R]]) -> R:
+    """Return the result of a run's last state, or raise its error.
+
+    Prefect itself raises the error of an earlier attempt where the last one returned a state.
+    """
+    return await (await run).aresult()
 
 
 def refuse_unchosen_block() -> None:
