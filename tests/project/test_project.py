@@ -257,7 +257,7 @@ REST = '[sources.r]\nkind = "rest"\nurl = "https://x.example"\ntimestamps = ["at
         (KEV + "schedule.interval = 0", "[sources.kev.schedule] interval: Input should be greater"),
         (KEV + "schedule.interval = -5", "interval: Input should be greater than or equal to 0."),
         (KEV + 'schedule.interval = "1h"', "interval: should be a number, or a text such as PT1H"),
-        (KEV + "schedule.interval = true", "interval: should be a number or a text such as PT1H, n"),
+        (KEV + "schedule.interval = true", "interval: should be a number or a text such as PT1H"),
         (KEV + "limits.initial_lookback = true", "initial_lookback: should be a number or a text"),
         (KEV + "limits.lease = true", "[sources.kev.limits] lease: should be a number or a text"),
         (KEV + "limits.removed_share = true", "[sources.kev.limits] removed_share: should be a nu"),
