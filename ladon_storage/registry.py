@@ -191,7 +191,10 @@ def _attempted(load: Callable[[], object], module: str, name: str, what: str) ->
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing and (module == missing or module.startswith(f"{missing}.")):
-            problem = f"there is no module {missing!r}. Install it, or correct the name"
+            problem = (
+                f"there is no module {missing!r} where this runs. Install it there, as on each "
+                "worker, or correct the name"
+            )
         else:
             problem = f"it imports {missing!r}, which is not installed. Install it"
         cause: BaseException = error

@@ -15,10 +15,10 @@ from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
 from prefect.blocks.core import Block
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow
-from prefect.states import State
 from prefect.utilities.callables import ParameterSchema, get_call_parameters, parameter_schema
 from pydantic import BaseModel
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 from prefect import get_client
+from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Cancelling, State
+from prefect.states import Cancelling
 from prefect.utilities import engine
 from yarl import URL
 
