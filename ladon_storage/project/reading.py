@@ -49,7 +49,10 @@ _EXAMPLES = {
     "limits": "initial_lookback = 30",
     "schedule": 'cron = "0 6 * * *"',
     "freshness": "max_age_hours = 48",
-    "reconcile": "last_days = 30",
+    "reconcile": "active = false, or reconcile.last_days = 30",
+    "since": 'parameter = "updated_since"',
+    "until": 'parameter = "updated_before"',
+    "paging": 'kind = "page"',
 }
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _USERINFO = re.compile(r"://[^/?#]*:[^/?#]*@")

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +250,9 @@ REST = '[sources.r]\nkind = "rest"\nurl = "https://x.example"\ntimestamps = ["at
         (KEV + 'schedule = "0 6 * * *"', "should be a table. Write schedule.cron = "),
         (KEV + "limits = 3", "[sources.kev] limits: should be a table. Write limits.initial_look"),
         (KEV + "freshness = 48", "should be a table. Write freshness.max_age_hours = 48."),
+        (KEV + "reconcile = false", "Write reconcile.active = false, or reconcile.last_days = 30."),
+        (REST + 'since = "updated_since"', 'should be a table. Write since.parameter = "updated_s'),
+        (REST + 'paging = "page"', '[sources.r] paging: should be a table. Write paging.kind = "'),
         (KEV + "freshness.max_age_hours = 1e12", "max_age_hours: Input should be less than"),
         (KEV + 'schedule.crn = "x"', "[sources.kev.schedule] crn: There is no such key; did you"),
         (KEV + "schedule = {}", "[sources.kev] schedule: has neither cron nor interval; set one"),
@@ -379,6 +382,18 @@ def test_schedule_is_one_of_prefects(schedule: dict[str, Any], prefects: Any) ->
     assert entry
     assert entry.pop("active", True) is schedule.get("active", True)
     assert prefects.model_validate(entry).timezone == schedule.get("timezone", "UTC")
+
+
+def test_anchor_without_an_offset_is_in_the_zone_of_the_schedule() -> None:
+    """Six o'clock is that of the schedule's zone, which Prefect would take for UTC's."""
+    schedule: dict[str, Any] = {"interval": "P1D", "timezone": "Europe/Berlin"}
+    at_six = datetime(2026, 1, 1, 6)  # noqa: DTZ001
+    entry = Schedule.model_validate({**schedule, "anchor_date": at_six}).prefect()
+    anchor = IntervalSchedule.model_validate(entry).anchor_date
+    assert anchor.astimezone(UTC) == datetime(2026, 1, 1, 5, tzinfo=UTC)
+    offset = {**schedule, "anchor_date": "2026-01-01T06:00:00Z"}
+    entry = Schedule.model_validate(offset).prefect()
+    assert IntervalSchedule.model_validate(entry).anchor_date.astimezone(UTC).hour == 6
 
 
 @pytest.mark.parametrize(
