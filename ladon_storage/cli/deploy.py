@@ -119,9 +119,10 @@ def deploy(
 
 def _beside(project: Project) -> list[str]:
     """Return the custom classes that are found in the folder of the file alone."""
-    tables = [*project.sources.values(), *project.sinks.values()]
-    classes = {each.kind for each in tables if each.kind and ":" in each.kind}
-    return sorted(each for each in classes if _is_in(project.path.absolute().parent, each))
+    kinds = {each.kind for each in project.sources.values()}
+    kinds |= {each.kind for each in project.sinks.values() if each.kind}
+    folder = project.path.absolute().parent
+    return sorted(each for each in kinds if ":" in each and _is_in(folder, each))
 
 
 def _is_in(folder: Path, name: str) -> bool:

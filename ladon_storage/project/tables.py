@@ -60,8 +60,8 @@ class Schedule(BaseModel):
     )
     anchor_date: datetime | None = Field(
         None,
-        description="A time from which the intervals are counted; without an offset, in `timezone`. "
-        "Only with `interval`.",
+        description="A time from which the intervals are counted; without an offset, in "
+        "`timezone`. Only with `interval`.",
     )
     timezone: ZoneName = Field("UTC", description="Time zone of the schedule, by its IANA name.")
     active: bool = Field(
