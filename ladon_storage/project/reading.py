@@ -218,8 +218,9 @@ def placed(problem: Problem) -> Problem:
             return Problem(key, f"There is no such key here. Write it as {_BELOW[key]}.{key}")
         if key == "limits.overlap":
             return Problem(key, "There is no such key here. Write overlap next to its kind")
-    if problem.text.startswith("Input should be a valid dictionary") and key in _EXAMPLES:
-        return Problem(key, f"should be a table. Write {key}.{_EXAMPLES[key]}")
+    if problem.text.startswith("Input should be a valid dictionary"):
+        write = f". Write {key}.{_EXAMPLES[key]}" if key in _EXAMPLES else ""
+        return Problem(key, f"should be a table{write}")
     return problem
 
 

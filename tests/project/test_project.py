@@ -253,6 +253,7 @@ REST = '[sources.r]\nkind = "rest"\nurl = "https://x.example"\ntimestamps = ["at
         (KEV + "reconcile = false", "Write reconcile.active = false, or reconcile.last_days = 30."),
         (REST + 'since = "updated_since"', 'should be a table. Write since.parameter = "updated_s'),
         (REST + 'paging = "page"', '[sources.r] paging: should be a table. Write paging.kind = "'),
+        (KEV + "connection = 5", "[sources.kev] connection: should be a table."),
         (KEV + "freshness.max_age_hours = 1e12", "max_age_hours: Input should be less than"),
         (KEV + 'schedule.crn = "x"', "[sources.kev.schedule] crn: There is no such key; did you"),
         (KEV + "schedule = {}", "[sources.kev] schedule: has neither cron nor interval; set one"),
