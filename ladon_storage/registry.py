@@ -14,7 +14,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -191,7 +191,10 @@ def _attempted(load: Callable[[], object], module: str, name: str, what: str) ->
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing and (module == missing or module.startswith(f"{missing}.")):
-            problem = f"there is no module {missing!r}. Install it, or correct the name"
+            problem = (
+                f"there is no module {missing!r} where this runs. Install it there, as on each "
+                "worker, or correct the name"
+            )
         else:
             problem = f"it imports {missing!r}, which is not installed. Install it"
         cause: BaseException = error
@@ -325,7 +328,9 @@ def _validated(
         # A model that ignores unknown fields would ignore a misspelt one.
         problems = unknown(fields, fields_of(kind), also)
         if not problems:
-            return kind.model_validate(dict(fields)), []
+            read = kind.model_validate(dict(fields))
+            problems = [Problem(name, _NO_NUMBER) for name in _flags_read_as_numbers(fields, read)]
+            return (None, problems) if problems else (read, [])
         kind.model_validate({name: fields[name] for name in fields if name not in dict(problems)})
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
@@ -345,6 +350,19 @@ def _validated(
             problem = _problem(each, _written(kind, place))
         problems.append(problem)
     return None, problems
+
+
+_NO_NUMBER = "should be a number, not true or false"
+
+
+def _flags_read_as_numbers(given: Mapping[str, Any], read: object) -> Iterator[str]:
+    """Yield each field whose true or false pydantic took as one or zero."""
+    for name, value in given.items():
+        found = getattr(read, name, None)
+        if isinstance(value, bool) and type(found) in (int, float):
+            yield name
+        elif isinstance(value, Mapping) and isinstance(found, BaseModel):
+            yield from (f"{name}.{each}" for each in _flags_read_as_numbers(value, found))
 
 
 def _problem(detail: ErrorDetails, written: Sequence[str]) -> Problem:

@@ -86,7 +86,7 @@ def test_entry_point_of_two_packages_is_no_choice(points: list[EntryPoint]) -> N
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("no_such_package.module:Class", "there is no module 'no_such_package'. Install it"),
+        ("no_such_package.module:Class", "'no_such_package' where this runs. Install it there"),
         (f"{HERE}.deeper:Class", f"there is no module '{HERE}.deeper'"),
         (f"{HERE}:Ticket", "has no class 'Ticket'; did you mean 'Tickets'?"),
         (f"{HERE}:Tickets.Inner", "has no class 'Inner'"),

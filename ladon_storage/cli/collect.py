@@ -235,6 +235,8 @@ def _tell(outcomes: Sequence[Outcome], *, as_json: bool) -> int:
         report = each.report
         if report is not None and (report.records_quarantined or report.gap or report.sink_behind):
             note(f"{each.name}: {summary(report)}")
+        if report is not None and (skipped := report.records_skipped):
+            note(f"{each.name}: records before limits.initial_lookback left out: {skipped:,}.")
     for each in outcomes:
         if each.report is not None and each.report.skipped is not None:
             note(f"{each.name} is skipped: {each.report.skipped}.")

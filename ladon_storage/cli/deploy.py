@@ -22,6 +22,7 @@ from ladon_storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from ladon_storage.cli.registering import Change
+    from ladon_storage.project.project import Project
 
 
 _NAMED = 5
@@ -99,6 +100,10 @@ def deploy(
             "STORAGE_SERVICE_URL and STORAGE_SERVICE_TOKEN, or save a Storage Service block "
             "called default."
         )
+    for kind in _beside(project) if pool else ():
+        note(
+            f"{kind} is in a module beside {project.path.name}. Workers need the module installed."
+        )
     if dry_run:
         return
     left = [each.deployment for each in changes if each.change == registering.UNSCHEDULE]
@@ -110,6 +115,19 @@ def deploy(
     run_flows(lambda: registering.unschedule(left))
     if serve:
         run_flows(lambda: serve_deployments(made))
+
+
+def _beside(project: Project) -> list[str]:
+    """Return the custom classes that are found in the folder of the file alone."""
+    kinds = {each.kind for each in project.sources.values()}
+    kinds |= {each.kind for each in project.sinks.values() if each.kind}
+    folder = project.path.absolute().parent
+    return sorted(each for each in kinds if ":" in each and _is_in(folder, each))
+
+
+def _is_in(folder: Path, name: str) -> bool:
+    top = name.partition(":")[0].partition(".")[0]
+    return (folder / f"{top}.py").exists() or (folder / top).is_dir()
 
 
 def _serve_table(table: Path) -> None:

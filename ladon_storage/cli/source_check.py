@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -131,7 +132,7 @@ async def _source(project: Project, name: str, *, offline: bool) -> Check:
     if offline:
         return Check(f"source {name}", "ok", f"{project.sources[name].kind}, not asked")
     trial = await try_source(source, records=0, seconds=15)
-    what, retry = f"source {name}", f"ladon-storage source try {name}"
+    what, retry = f"source {name}", f"ladon-storage source try {shlex.quote(name)}"
     if trial.error is not None:
         return Check(what, "failed", trial.error, retry)
     usable = trial.delivered - trial.rejected

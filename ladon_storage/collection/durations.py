@@ -35,7 +35,9 @@ class _In:
         return {"type": "number", "minimum": 0, "title": self.name}
 
     def _read(self, value: object) -> object:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool):  # pydantic would read it as a second
+            raise ValueError("should be a number or a text such as PT1H, not true or false")
+        if not isinstance(value, int | float):
             return value
         try:
             return value * self.unit

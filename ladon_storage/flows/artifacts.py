@@ -44,7 +44,7 @@ from ladon_storage.collection.summaries import (
 )
 from ladon_storage.events import COLLECTED, FAILED, GAP, SKIPPED, emit_of_source
 from ladon_storage.flows.ending import Ending, finished
-from ladon_storage.flows.overview import SourceFacts, update_overview
+from ladon_storage.flows.overview import SourceFacts, shown_id, update_overview
 from ladon_storage.models import meant
 
 logger = logging.getLogger("ladon_storage.flows")
@@ -138,8 +138,8 @@ class RunReporter:
     async def _show(self, share: float) -> None:
         counts = self.so_far
         text = (
-            f"{self.source_id}: page {counts.pages}, {counts.records_read:,} records read, "
-            f"{counts.records_written:,} new or changed"
+            f"{shown_id(self.source_id)}: page {counts.pages}, {counts.records_read:,} records "
+            f"read, {counts.records_written:,} new or changed"
         )
         async with best_effort("show the progress"):
             if self._artifact is None:
@@ -172,7 +172,7 @@ class RunReporter:
             await acreate_markdown_artifact(
                 self._page(why, _RUN.findall(text)),
                 key=key,
-                description=f"Collections of {self.source_id}, the latest first.",
+                description=f"Collections of {shown_id(self.source_id)}, the latest first.",
             )
 
     async def _write_row(self, why: str) -> None:
@@ -229,7 +229,7 @@ class RunReporter:
             told = f"{instant_text(report.start)} to {instant_text(report.until)}"
             facts.append(("backfill", told))
         facts.append(("duration", f"{seconds:.1f} s"))
-        lines = [f"# {self.source_id}: {ended}", ""]
+        lines = [f"# {shown_id(self.source_id)}: {ended}", ""]
         if why:
             lines += [f"> {code(why)}", "", _GOES_ON, ""]
         if skipped:

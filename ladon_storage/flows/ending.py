@@ -13,6 +13,8 @@ arrive, and Prefect is asked for the other causes.
 - A further SIGTERM or SIGHUP changes nothing: the outcome is being written. A second SIGINT goes to
   the previous handler, because a user who repeats it means it.
 - SIGHUP ends a run as SIGTERM does, unless it is ignored: under ``nohup`` it stays so.
+- Prefect acknowledges that it was asked to cancel or reschedule a run only while its own handler of
+  SIGTERM is set, and kills the run otherwise. So it is given ours as its own.
 - Handlers belong to the process: the first run in its main thread sets them, and the last one
   restores the previous ones. A run in another thread ends with those of the main thread.
 """
@@ -35,6 +37,7 @@ from prefect import get_client, runtime
 from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
+from prefect.utilities import engine
 
 T = TypeVar("T")
 
@@ -49,6 +52,8 @@ _NOTED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _NAMELESS = re.compile(
     r"(cancelled|CancelledError|TerminationSignal|KeyboardInterrupt|SystemExit)\b"
 )
+
+_PREFECTS: Any = getattr(engine, "_prefect_sigterm_handler", None)
 
 _runs = 0
 _is_begun = False  # whether a run before its body set the handlers
@@ -177,6 +182,8 @@ def _set_handlers() -> None:
         if before not in (_note, signal.SIG_IGN, None):
             _handlers[number] = before
             signal.signal(number, _note)
+    if _PREFECTS is not None and _handlers.get(signal.SIGTERM) is _PREFECTS:
+        vars(engine)["_prefect_sigterm_handler"] = _note
 
 
 def _give_handlers_back() -> None:
@@ -186,6 +193,8 @@ def _give_handlers_back() -> None:
         before = _handlers.pop(number)
         if signal.getsignal(number) is _note:  # another one may have been set meanwhile
             signal.signal(number, before)
+    if _PREFECTS is not None and not _runs:
+        vars(engine)["_prefect_sigterm_handler"] = _PREFECTS
 
 
 def _exception_of(number: signal.Signals) -> BaseException:

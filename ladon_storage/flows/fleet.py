@@ -40,7 +40,7 @@ from ladon_storage.errors import ConfigurationError, LadonStorageError, SourceBu
 from ladon_storage.events import FAILED, GAP, SKIPPED, emit_of_source
 from ladon_storage.flows.artifacts import COUNTS
 from ladon_storage.flows.ending import Ending
-from ladon_storage.flows.overview import MAX_ROWS, SourceFacts
+from ladon_storage.flows.overview import MAX_ROWS, SourceFacts, shown_id
 from ladon_storage.registry import add_to_path
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import source_from
@@ -168,7 +168,7 @@ def _cells(
     error: str = "",
 ) -> dict[str, Any]:
     return {
-        "source": name,
+        "source": shown_id(name),
         "ended": ended,
         "records read": read,
         "new or changed": written,

@@ -14,7 +14,7 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.events import STALE, emit_of_source
 from ladon_storage.flows import naming
 from ladon_storage.flows.artifacts import best_effort
-from ladon_storage.flows.overview import SourceFacts, update_overview
+from ladon_storage.flows.overview import SourceFacts, shown_id, update_overview
 from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.project import Project
 from ladon_storage.settings import StorageSettings
@@ -82,7 +82,7 @@ def _row(age: Age) -> dict[str, object]:
     hours = age.age_hours
     stale = {Verdict.FRESH: "", Verdict.AHEAD: "in the future"}.get(age.verdict, "yes")
     return {
-        "source": age.source_id,
+        "source": shown_id(age.source_id),
         "stale": stale,
         "hours behind": "never collected" if hours is None else round(hours, 2),
         "limit (hours)": age.max_age_hours,

@@ -99,7 +99,7 @@ class SourceFacts:
         if report.gap is not None:
             remarks.append("a gap: records are lost")
         return cls(
-            _shown(report.source_id),
+            shown_id(report.source_id),
             utc_now(),
             "completed",
             code("; ".join(remarks)) if remarks else "",
@@ -111,14 +111,14 @@ class SourceFacts:
     @classmethod
     def of_failure(cls, source_id: str, why: str, records: int) -> Self:
         """Return the facts of a failed run, which leaves the watermark as it was."""
-        return cls(_shown(source_id), utc_now(), "failed", code(why), records, _link())
+        return cls(shown_id(source_id), utc_now(), "failed", code(why), records, _link())
 
     @classmethod
     def of_age(cls, age: Age) -> Self:
         """Return the facts of a check of ages."""
         why = age.last_failure
         return cls(
-            _shown(age.source_id),
+            shown_id(age.source_id),
             age.last_run,
             "failed" if why else "completed" if age.last_run else "",
             code(why) if why else "",
@@ -294,7 +294,7 @@ def _instant(text: str) -> datetime | None:
     return datetime.fromisoformat(found[0]).replace(tzinfo=UTC) if found else None
 
 
-def _shown(source_id: str) -> str:
+def shown_id(source_id: str) -> str:
     """Return a source's id as Markdown that shows it; two ids are not shown alike."""
     if _PLAIN.fullmatch(source_id) and source_label(source_id) == source_id:
         return source_id

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
 from prefect.blocks.core import Block
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import ParameterTypeError
 from prefect.flows import Flow
@@ -28,6 +29,7 @@ from ladon_storage.collection.credentials import (
     is_secret_option,
 )
 from ladon_storage.collection.protocols import Sink, Source
+from ladon_storage.collection.summaries import source_label
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.ending import note_signals
 from ladon_storage.flows.forms import BLOCKS, form_signature, titles_of
@@ -56,9 +58,20 @@ def refuse_secrets(parameters: Mapping[str, Any], form_of: type | None = None) -
         form_of: The class of which the flow has a form, and which reads the source's fields itself.
 
     Raises:
-        ConfigurationError: A sink's address has a password in it, or a source is set up wrong;
-            the message names neither.
+        ConfigurationError: A sink's address or the storage's settings have a password in them, or
+            a source is set up wrong; the message names neither.
     """
+    _refuse_shown_secrets(parameters)
+    source, sources = parameters.get("source"), parameters.get("sources")
+    if isinstance(source, Mapping) and not (form_of is not None and _is_own(source)):
+        source_from(source)  # refuses what holds a secret, among what else is wrong
+    for each in sources if isinstance(sources, list) else []:
+        if isinstance(each, Mapping):
+            _refuse_secret_source(each)
+
+
+def _refuse_shown_secrets(parameters: Mapping[str, Any]) -> None:
+    """Refuse secrets of which no class of this package refuses its own fields."""
     sink = parameters.get("sink")
     address = sink.get("url") if isinstance(sink, Mapping) else sink
     if isinstance(address, str) and holds_secret(address):
@@ -83,20 +96,23 @@ def refuse_secrets(parameters: Mapping[str, Any], form_of: type | None = None) -
             "A field of the sink looks as if it held a secret, and Prefect stores and shows the "
             "parameters of a run. Give the class the name of the secret, and let it look it up."
         )
-    source, sources = parameters.get("source"), parameters.get("sources")
-    listed = sources if isinstance(sources, list) else []
-    for each in (source, *listed):
+    storage = parameters.get("storage")
+    address = storage.get("url") if isinstance(storage, Mapping) else storage
+    secret = isinstance(storage, Mapping) and any(map(storage.get, ("token", "password")))
+    if secret or (isinstance(address, str) and holds_secret(address)):
+        raise ConfigurationError(
+            "The settings of the storage have a password or a token in them, and Prefect stores "
+            "and shows the parameters of a run. Save them in a Storage Service block, and name the "
+            "block."
+        )
+    sources = parameters.get("sources")
+    for each in (parameters.get("source"), *(sources if isinstance(sources, list) else [])):
         if isinstance(each, Mapping) and _is_own(each) and _own_may_hold_secret(each):
             raise ConfigurationError(
                 "A field of the source looks as if it held a secret, and Prefect stores and shows "
                 "the parameters of a run. Give the class the name of the secret, and let it look "
                 "it up."
             )
-    if isinstance(source, Mapping) and not (form_of is not None and _is_own(source)):
-        source_from(source)  # refuses what holds a secret, among what else is wrong
-    for each in listed:
-        if isinstance(each, Mapping):
-            _refuse_secret_source(each)
 
 
 def _refuse_secret_source(fields: Mapping[str, Any]) -> None:
@@ -172,7 +188,9 @@ class CheckedFlow(Flow[P, R]):
         """Start a run, if no secret is among its parameters."""
         given = {name: value for name, value in kwargs.items() if name not in _PREFECTS}
         refuse_secrets(get_call_parameters(self.fn, args, given), self._source)
-        return super().__call__(*args, **kwargs)
+        if kwargs.get("return_state"):
+            return super().__call__(*args, **kwargs)
+        return _result_of(super().__call__(*args, **{**kwargs, "return_state": True}))
 
     def with_options(self, **options: Any) -> Any:
         """Return the same flow with other options, the same checks and the same form."""
@@ -185,6 +203,7 @@ class CheckedFlow(Flow[P, R]):
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return validated parameters; the first that Prefect asks once it handles signals."""
         note_signals()
+        _refuse_shown_secrets(parameters)  # of a run that Prefect's API created, too
         given = {
             name: value
             for name, value in parameters.items()
@@ -206,6 +225,14 @@ class CheckedFlow(Flow[P, R]):
         return super().serialize_parameters(told)
 
 
+async def _result_of(run: Awaitable[State[R]]) -> R:
+    """Return the result of a run's last state, or raise its error.
+
+    Prefect itself raises the error of an earlier attempt where the last one returned a state.
+    """
+    return await (await run).aresult()
+
+
 def refuse_unchosen_block() -> None:
     """Refuse the present run if it is of a form with the tab of a block and no block in it.
 
@@ -225,7 +252,8 @@ def refuse_unchosen_block() -> None:
     sink = given.get("sink")
     if isinstance(sink, Mapping) and "url" in sink:
         # In a form by `prefect deploy`, an empty tab of a block is the deployment's own sink.
-        logger.info("Records go to %s, which is the sink of the run's parameters.", sink["url"])
+        shown = source_label(str(sink["url"]))
+        logger.info("Records go to %s, which is the sink of the run's parameters.", shown)
     missing = [name for name in BLOCKS if name in fields and name not in given]
     if missing and len(given) > 1 and fields.keys() - _LATER <= {*given, *missing}:
         raise ConfigurationError(

@@ -28,6 +28,7 @@ from ladon_storage.flows.artifacts import (
     reconciliation_key,
 )
 from ladon_storage.flows.ending import signals_noted
+from ladon_storage.flows.overview import shown_id
 from ladon_storage.flows.parameters import checked_flow, refuse_unchosen_block
 from ladon_storage.settings import StorageSettings
 from ladon_storage.sources import source_from
@@ -100,7 +101,7 @@ async def _tell(report: Reconciliation) -> None:
         await acreate_markdown_artifact(
             _page(report),
             key=reconciliation_key(report.source_id),
-            description=f"What the regular runs of {report.source_id} missed.",
+            description=f"What the regular runs of {shown_id(report.source_id)} missed.",
         )
 
 
@@ -113,7 +114,7 @@ def _page(report: Reconciliation) -> str:
         ("everything should be there up to", instant_or_never(report.horizon)),
         *ledger_facts(report.ledger),
     ]
-    lines = [f"# {report.source_id}: {summary(report)}", "", "| | |", "|---|---|"]
+    lines = [f"# {shown_id(report.source_id)}: {summary(report)}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts]
     for title, count, ids in (
         ("Missed", report.missed, report.missed_ids),

@@ -49,7 +49,10 @@ _EXAMPLES = {
     "limits": "initial_lookback = 30",
     "schedule": 'cron = "0 6 * * *"',
     "freshness": "max_age_hours = 48",
-    "reconcile": "last_days = 30",
+    "reconcile": "active = false, or reconcile.last_days = 30",
+    "since": 'parameter = "updated_since"',
+    "until": 'parameter = "updated_before"',
+    "paging": 'kind = "page"',
 }
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _USERINFO = re.compile(r"://[^/?#]*:[^/?#]*@")
@@ -215,8 +218,9 @@ def placed(problem: Problem) -> Problem:
             return Problem(key, f"There is no such key here. Write it as {_BELOW[key]}.{key}")
         if key == "limits.overlap":
             return Problem(key, "There is no such key here. Write overlap next to its kind")
-    if problem.text.startswith("Input should be a valid dictionary") and key in _EXAMPLES:
-        return Problem(key, f"should be a table. Write {key}.{_EXAMPLES[key]}")
+    if problem.text.startswith("Input should be a valid dictionary"):
+        write = f". Write {key}.{_EXAMPLES[key]}" if key in _EXAMPLES else ""
+        return Problem(key, f"should be a table{write}")
     return problem
 
 

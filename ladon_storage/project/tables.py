@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -58,7 +59,9 @@ class Schedule(BaseModel):
         None, description="Time between two runs: seconds, or an ISO 8601 duration."
     )
     anchor_date: datetime | None = Field(
-        None, description="A time from which the intervals are counted; only with `interval`."
+        None,
+        description="A time from which the intervals are counted; without an offset, in "
+        "`timezone`. Only with `interval`.",
     )
     timezone: ZoneName = Field("UTC", description="Time zone of the schedule, by its IANA name.")
     active: bool = Field(
@@ -80,7 +83,10 @@ class Schedule(BaseModel):
         """Return it as an entry of ``schedules`` in a ``prefect.yaml``; ``None``: there is none."""
         if self.cron is None and self.interval is None:
             return None
-        entry: dict[str, Any] = {"cron": self.cron, "anchor_date": self.anchor_date}
+        anchor = self.anchor_date
+        if anchor is not None and anchor.tzinfo is None:  # Prefect would read it in UTC
+            anchor = anchor.replace(tzinfo=ZoneInfo(self.timezone))
+        entry: dict[str, Any] = {"cron": self.cron, "anchor_date": anchor}
         if self.interval is not None:
             entry["interval"] = self.interval.total_seconds()
         entry["timezone"] = self.timezone

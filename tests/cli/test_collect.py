@@ -98,6 +98,16 @@ async def test_sources_of_the_file_are_collected_with_what_it_says(ladon: Comman
     assert stored(ladon.folder) == ["1", "CVE-2024-0001"]
 
 
+async def test_records_before_the_lookback_are_named(ladon: Command) -> None:
+    """A first collection that leaves records out says how many; one that leaves none says none."""
+    async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed:
+        ladon.write("ladon.toml", project(feed, "limits.initial_lookback = 1\n"))
+        first = await ladon.later("collect", "kev")
+        second = await ladon.later("collect", "kev", "--limits", '{"initial_lookback": null}')
+    assert "kev: records before limits.initial_lookback left out: 2." in first.err
+    assert "left out" not in second.err
+
+
 async def test_storage_of_the_file_goes_before_that_of_the_environment(
     ladon: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

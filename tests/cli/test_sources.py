@@ -163,6 +163,16 @@ async def test_check_gives_each_thing_a_verdict(
     assert "not asked" in offline.json[-1]["finding"]
 
 
+async def test_next_step_of_a_check_quotes_the_name_for_the_shell(ladon: Command) -> None:
+    """What is proposed can be pasted, whatever a source is called."""
+    async with FeedServer(Answer(status=403)) as feed:
+        more = '[sinks.r]\nurl = "sqlite:///r.db"\n'
+        source = f'[sources."a b"]\nkind = "kev"\nurl = "{feed.url}"\n'
+        ladon.write("ladon.toml", f'[storage]\nurl = "sqlite:///l.db"\n{more}{source}')
+        called = await ladon.later("source", "check")
+    assert "ladon-storage source try 'a b'" in called.out + called.err
+
+
 @pytest.mark.parametrize(
     ("address", "finding"),
     [

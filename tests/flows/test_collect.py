@@ -67,6 +67,15 @@ async def last_state(name: str) -> str:
     return runs[0].state.type.value
 
 
+async def test_attempt_that_completes_returns_its_report(
+    storage: StorageSettings, service: Flaky, tmp_path: Path
+) -> None:
+    """A retried run has the result of its last attempt, and not the error of the one before."""
+    source = ScriptedSource([OSError("first attempt")], [[record("1", 1)]])
+    report = await collect.with_options(retries=1)(source, sink(tmp_path), storage)
+    assert report.records_written == 1
+
+
 async def test_dictionary_of_a_source_is_collected(
     storage: StorageSettings, service: Flaky, tmp_path: Path
 ) -> None:

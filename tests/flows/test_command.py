@@ -130,6 +130,25 @@ async def test_deploy_says_what_it_changes_and_keeps_what_a_person_switched(
         assert "prefect work-pool create nowhere" in missing.err
 
 
+async def test_deploy_to_a_pool_names_the_classes_that_workers_need(ladon: Command) -> None:
+    """A module next to the file is on no worker; one that is installed is found there too."""
+    own = '[sources.a]\nkind = "own:Own"\nsource_id = "a"\n[sources.b]\nkind = "own:Broken"\n'
+    installed = '[sources.c]\nkind = "tests.own_classes:Tickets"\nproject = "p"\n'
+    async with FeedServer() as feed, get_client() as client:
+        ladon.write("own.py", OWN)
+        ladon.write("ladon.toml", project(feed, own + installed))
+        await client.create_work_pool(WorkPoolCreate(name="of-workers", type="process"))
+        called = await ladon.later("deploy", "--pool", "of-workers", "--dry-run")
+        here = await ladon.later("deploy", "--dry-run")
+    assert called.code == 0, called.err
+    lines = [line for line in called.err.splitlines() if "Workers need" in line]
+    assert lines == [
+        f"own:{each} is in a module beside ladon.toml. Workers need the module installed."
+        for each in ("Broken", "Own")
+    ]
+    assert "Workers need" not in here.err
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_deployed")
 async def test_deploy_makes_a_check_and_weekly_second_readings(ladon: Command) -> None:

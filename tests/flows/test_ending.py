@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -13,14 +14,17 @@ from typing import Any
 
 import pytest
 from prefect import get_client
+from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
+from prefect.utilities import engine
 from yarl import URL
 
 from ladon_storage.connect import new_client
 from ladon_storage.fallback import by_task
 from ladon_storage.flows import ending
-from ladon_storage.flows.collect import collect
+from ladon_storage.flows.collect import collect, collect_kev
 from ladon_storage.flows.collect_many import collect_many
 from ladon_storage.settings import StorageSettings
 from ladon_storage.testing.doubles import ScriptedSource, record
@@ -123,6 +127,61 @@ async def test_hangup_that_is_ignored_ends_no_run(
     assert stored.status == "success"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("state", "ended", "why"),
+    [
+        (Cancelling(), "Cancelled", "a cancellation in Prefect"),
+        (None, "AwaitingRetry", "SIGTERM"),
+    ],
+    ids=["cancelled", "rescheduled"],
+)
+async def test_run_that_prefect_ends_has_its_outcome_and_no_crash(
+    state: State | None,
+    ended: str,
+    why: str,
+    storage: StorageSettings,
+    service: Flaky,
+    tmp_path: Path,
+) -> None:
+    """Prefect kills a run of a worker that does not acknowledge, or shows it as crashed first."""
+    async with FeedServer(HANGING) as feed, get_client() as client:
+        deployment = await client.create_deployment(
+            await client.create_flow(collect_kev),
+            "ended",
+            entrypoint="ladon_storage.flows.collect.collect_kev",
+            parameters={
+                "source": {"kind": "kev", "url": feed.url},
+                "sink": {"url": f"sqlite:///{tmp_path}/r.db"},
+            },
+        )
+        run = await client.create_flow_run_from_deployment(deployment)
+        executing = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "prefect", "flow-run", "execute", str(run.id)),
+            env={
+                **os.environ,
+                "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+                "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
+                "STORAGE_SERVICE_URL": service.url,
+            },
+        )
+        try:
+            await asyncio.wait_for(feed.asked.wait(), SECONDS)
+            if state is None:
+                executing.terminate()
+            else:
+                await client.set_flow_run_state(run.id, state)
+            await asyncio.wait_for(executing.wait(), SECONDS)
+        finally:
+            if executing.returncode is None:
+                executing.kill()
+                await executing.wait()
+        states = [each.name for each in await client.read_flow_run_states(run.id)]
+    assert states[-1] == ended
+    assert "Crashed" not in states
+    assert await reason(storage, "kev") == f"ended by {why}"
+
+
 def hanging_source(started: asyncio.Event) -> ScriptedSource:
     async def hang() -> None:
         started.set()
@@ -181,6 +240,20 @@ async def test_signals_are_given_back() -> None:
     with ending.signals_noted(), ending.signals_noted():
         assert signal.getsignal(signal.SIGTERM) is ending._note
     assert [signal.getsignal(each) for each in ending._NOTED] == before
+
+
+async def test_intent_of_prefect_is_acknowledged_in_a_run() -> None:
+    """Prefect kills a run at once that does not acknowledge; afterwards its handler is its own."""
+    prefects = engine._prefect_sigterm_handler
+    with engine.capture_sigterm():
+        ending.note_signals()
+        assert engine.can_ack_control_intent()
+        with ending.signals_noted():
+            assert engine.can_ack_control_intent()
+        assert engine.can_ack_control_intent()
+        assert signal.getsignal(signal.SIGTERM) is prefects
+    assert signal.getsignal(signal.SIGTERM) is not prefects
+    assert engine._prefect_sigterm_handler is prefects
 
 
 async def test_signal_before_the_body_of_a_run_ends_it() -> None:

@@ -200,6 +200,24 @@ async def test_form_whose_tab_of_a_block_has_no_block_is_refused(
     assert named in state.message
 
 
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"sink": {"url": "postgresql://u:hunter2@127.0.0.1:1/d"}}, "save the address in a Record"),
+        ({"sink": None, "storage": {"url": "http://u:hunter2@host"}}, "in a Storage Service block"),
+    ],
+)
+async def test_run_by_the_api_with_a_password_is_refused_without_it(
+    parameters: dict[str, Any], named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Prefect has it already, and shows it nowhere else: neither in the log nor in the state."""
+    with caplog.at_level("INFO"):
+        state = await run_of_form(flows.collect_kev, {"storage": None, **FORM, **parameters})
+    assert state.is_failed()
+    assert named in state.message
+    assert "hunter2" not in caplog.text + state.message
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("parameters", [{**FORM, "sink": None, "storage": None}, {"source": {}}])
 async def test_run_by_schedule_or_with_defaults_is_no_such_form(

@@ -19,10 +19,12 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging.handlers import APILogHandler
 
+from ladon_storage.collection.freshness import Freshness, StaleWatermarkError
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.connect import new_client
 from ladon_storage.errors import SourceError
 from ladon_storage.flows import artifacts as reports
+from ladon_storage.flows import check_freshness, collect_many, reconcile
 from ladon_storage.flows.collect import collect
 from ladon_storage.settings import StorageSettings
 from ladon_storage.testing.doubles import ScriptedSource, at
@@ -36,6 +38,7 @@ STEPS: dict[str, list[Any]] = {
     "reasons": [Page([Record.of("1", at(1), {})], [Reject(EVIL, EVIL, EVIL)])],
     "ids": [Page([Record.of(EVIL, at(1), {EVIL: EVIL})])],
 }
+NOTED = "tests.flows.noted_sources:Noted"
 CODE = re.compile(r"`[^`\n]*`")
 
 
@@ -83,3 +86,28 @@ async def test_text_of_a_feed_is_not_obeyed_by_prefect(
         stored = await client.get_watermark(name)
     assert stored
     assert not attacks(stored.error_message or "")
+
+
+async def test_id_with_markup_is_shown_and_not_obeyed(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """The pages, tables and descriptions of a source have its id as a text."""
+    evil = "![x](http://evil.example/x.png)<img src=x>"
+    sink = {"url": f"sqlite:///{tmp_path}/records.db"}
+    source = {"kind": NOTED, "source_id": evil, "folder": str(tmp_path)}
+    await collect(source, sink, storage)
+    await reconcile(source, sink, storage)
+    await collect_many([source], sink=sink, storage=storage)
+    with pytest.raises(StaleWatermarkError):
+        await check_freshness([Freshness(source_id=evil, max_age_hours=1)], storage=storage)
+    keys = (
+        reports.artifact_key(evil),
+        reports.reconciliation_key(evil),
+        "ladon-collect-many",
+        "ladon-freshness",
+    )
+    for key in keys:
+        artifact = await Artifact.aget(key)
+        assert artifact
+        assert "evil.example" in f"{artifact.data}{artifact.description}"
+        assert "evil.example" not in CODE.sub("", f"{artifact.data}\n{artifact.description}"), key

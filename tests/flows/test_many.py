@@ -30,6 +30,7 @@ from ladon_storage.flows import backfill, check_freshness, collect_many, fleet
 from ladon_storage.models import EMPTY_WATERMARK
 from ladon_storage.settings import StorageSettings
 from ladon_storage.testing.doubles import MemorySink, ScriptedSource, ScriptedStorage, record
+from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.flaky import Flaky
 from tests.flows.test_artifacts import events_of
 from tests.flows.test_fan_out import read_by
@@ -91,6 +92,19 @@ async def test_many_sources_are_collected_in_one_run(
     assert watermark
     assert watermark.last_successful_timestamp == datetime(2024, 1, 1, tzinfo=UTC)
     assert len(await rows_of("ladon-collect-many")) == 30
+
+
+async def test_attempt_that_completes_returns_its_report(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """A retried run has the result of its last attempt, and not the error of the one before."""
+    entry = {"cveID": "CVE-1", "dateAdded": "2024-01-01"}
+    fine = Answer.of({"count": 1, "vulnerabilities": [entry]})
+    async with FeedServer(Answer(status=403), fine) as feed:
+        retried = collect_many.with_options(retries=1)
+        source = {"kind": "kev", "url": feed.url}
+        report = await retried([source], sink=sink(tmp_path), storage=storage)
+    assert report.records_written == 1
 
 
 async def test_source_that_ends_by_a_cancellation_from_within_has_failed(

@@ -88,6 +88,19 @@ async def test_sink_with_a_password_is_refused_before_there_is_a_run(
     assert PASSWORD.encode() not in stored_in_prefect()
 
 
+@pytest.mark.parametrize(
+    "secret", [{"url": f"http://ladon:{PASSWORD}@127.0.0.1:1"}, {"token": PASSWORD}]
+)
+async def test_storage_with_a_password_is_refused_before_there_is_a_run(
+    secret: dict[str, str], tmp_path: Path
+) -> None:
+    """Its settings go into a block, and nothing of them into Prefect's database."""
+    storage: Any = {"url": "http://127.0.0.1:1", **secret}
+    with pytest.raises(ConfigurationError, match="Save them in a Storage Service block"):
+        await collect({"kind": "kev"}, {"url": f"sqlite:///{tmp_path}/r.db"}, storage)
+    assert PASSWORD.encode() not in stored_in_prefect()
+
+
 async def test_secret_among_the_options_of_a_sink_is_refused_before_there_is_a_run(
     storage: StorageSettings,
 ) -> None:

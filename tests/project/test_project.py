@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +250,10 @@ REST = '[sources.r]\nkind = "rest"\nurl = "https://x.example"\ntimestamps = ["at
         (KEV + 'schedule = "0 6 * * *"', "should be a table. Write schedule.cron = "),
         (KEV + "limits = 3", "[sources.kev] limits: should be a table. Write limits.initial_look"),
         (KEV + "freshness = 48", "should be a table. Write freshness.max_age_hours = 48."),
+        (KEV + "reconcile = false", "Write reconcile.active = false, or reconcile.last_days = 30."),
+        (REST + 'since = "updated_since"', 'should be a table. Write since.parameter = "updated_s'),
+        (REST + 'paging = "page"', '[sources.r] paging: should be a table. Write paging.kind = "'),
+        (KEV + "connection = 5", "[sources.kev] connection: should be a table."),
         (KEV + "freshness.max_age_hours = 1e12", "max_age_hours: Input should be less than"),
         (KEV + 'schedule.crn = "x"', "[sources.kev.schedule] crn: There is no such key; did you"),
         (KEV + "schedule = {}", "[sources.kev] schedule: has neither cron nor interval; set one"),
@@ -257,6 +261,15 @@ REST = '[sources.r]\nkind = "rest"\nurl = "https://x.example"\ntimestamps = ["at
         (KEV + "schedule.interval = 0", "[sources.kev.schedule] interval: Input should be greater"),
         (KEV + "schedule.interval = -5", "interval: Input should be greater than or equal to 0."),
         (KEV + 'schedule.interval = "1h"', "interval: should be a number, or a text such as PT1H"),
+        (KEV + "schedule.interval = true", "interval: should be a number or a text such as PT1H"),
+        (KEV + "limits.initial_lookback = true", "initial_lookback: should be a number or a text"),
+        (KEV + "limits.lease = true", "[sources.kev.limits] lease: should be a number or a text"),
+        (KEV + "limits.removed_share = true", "[sources.kev.limits] removed_share: should be a nu"),
+        (REST + "overlap = true", "[sources.r] overlap: should be a number or a text such as PT1H"),
+        (REST + 'paging = {kind = "page", page_size = true}', "[sources.r.paging] page_size: shou"),
+        (KEV + "connection.timeout = true", "[sources.kev.connection] timeout: should be a number"),
+        ("[storage]\ntimeout = true", "[storage] timeout: should be a number, not true or false."),
+        ("[collect_many]\nspread = true", "[collect_many] spread: Input should be a valid integer"),
         (REST + 'paging.kind = "offsett"', "[sources.r.paging] kind: should be one of 'none', "),
         (REST + 'paging.kind = "offsett"', "not 'offsett'; did you mean 'offset'?"),
         (REST + 'paging.parameter = "p"', "[sources.r.paging] kind: is missing."),
@@ -370,6 +383,18 @@ def test_schedule_is_one_of_prefects(schedule: dict[str, Any], prefects: Any) ->
     assert entry
     assert entry.pop("active", True) is schedule.get("active", True)
     assert prefects.model_validate(entry).timezone == schedule.get("timezone", "UTC")
+
+
+def test_anchor_without_an_offset_is_in_the_zone_of_the_schedule() -> None:
+    """Six o'clock is that of the schedule's zone, which Prefect would take for UTC's."""
+    schedule: dict[str, Any] = {"interval": "P1D", "timezone": "Europe/Berlin"}
+    at_six = datetime(2026, 1, 1, 6)  # noqa: DTZ001
+    entry = Schedule.model_validate({**schedule, "anchor_date": at_six}).prefect()
+    anchor = IntervalSchedule.model_validate(entry).anchor_date
+    assert anchor.astimezone(UTC) == datetime(2026, 1, 1, 5, tzinfo=UTC)
+    offset = {**schedule, "anchor_date": "2026-01-01T06:00:00Z"}
+    entry = Schedule.model_validate(offset).prefect()
+    assert IntervalSchedule.model_validate(entry).anchor_date.astimezone(UTC).hour == 6
 
 
 @pytest.mark.parametrize(
