@@ -2,6 +2,7 @@
 
 - Without a token the service is for programs of this machine. A web page can point a name of its
   own at a loopback address, so the request's ``Host`` must be a loopback name or an allowed one.
+- A service that others reach asks for a token even where the last one was revoked.
 - A browser's request from another site is refused, with or without a token.
 - A token is kept as its SHA-256 alone. It is 256 random bits, so no slow hash is needed.
 - A token may be limited to reading, and to sources whose names begin with a prefix. It is looked up
@@ -95,11 +96,18 @@ class Access:
         token: The operator's token, which may do everything; ``None``: there is none.
         tokens: The stored tokens.
         allowed_hosts: The names that ``Host`` may have besides those of loopback.
+        is_local: Whether only this machine reaches the service.
     """
 
     def __init__(
-        self, token: str | None, tokens: TokenStore, allowed_hosts: Sequence[str] = ()
+        self,
+        token: str | None,
+        tokens: TokenStore,
+        allowed_hosts: Sequence[str] = (),
+        *,
+        is_local: bool = True,
     ) -> None:
+        self._may_be_open = token is None and is_local
         self._digest = None if token is None else digest(token.encode())
         self._tokens = tokens
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
@@ -107,7 +115,7 @@ class Access:
     @property
     def is_open(self) -> bool:
         """Whether no token is required."""
-        return self._digest is None and not self._tokens.has_tokens()
+        return self._may_be_open and not self._tokens.has_tokens()
 
     def check_origin(self, request: web.Request, *, is_open: bool) -> None:
         """Refuse a request that a web page of another site makes a browser send.
