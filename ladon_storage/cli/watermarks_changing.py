@@ -192,7 +192,10 @@ async def move(
 
     Raises:
         RefusedError: A run holds the source, it would go back, or the service offers no reset.
+        InvalidResponseError: The service answers that it did not store it.
     """
+    from ladon_storage.collection.lease import check_stored
+
     before = await client.get_watermark(source_id)
     _refuse_if_held(before, force=force)
     if before is not None and not back:
@@ -207,11 +210,13 @@ async def move(
     if client.has_additions:
         after = await client.reset_watermark(source_id, wanted, unchanged)
         if after is not None:
+            check_stored(after, None, wanted.timestamp)
             return Done(before, after)
     if back and before is not None:
         raise RefusedError("The service offers no reset.", NOT_OFFERED)
     update = WatermarkUpdate(timestamp=wanted.timestamp)
     after = await client.put_watermark(source_id, update, unchanged)
+    check_stored(after, update.status, wanted.timestamp)
     return Done(before, after, is_recorded=False)
 
 

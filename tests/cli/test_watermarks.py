@@ -17,6 +17,7 @@ from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
 from tests.base_service import base_service
 from tests.cli.called import Command
+from tests.raw_server import RawServer, http, watermark
 from tests.service import embedded_service
 
 DAY = datetime(2026, 1, 1, tzinfo=UTC)
@@ -222,6 +223,18 @@ async def test_base_contract_offers_what_it_can(ladon: Command) -> None:
     assert shown.json["last_successful_timestamp"] == "2026-01-01T00:00:00+00:00"
     assert [each.code for each in lacking] == [NOT_OFFERED] * 6
     assert [each["source_id"] for each in listed.json] == ["kev", "nvd"]
+
+
+@pytest.mark.parametrize("headers", [[], ['ETag: "7"']], ids=["base", "with additions"])
+async def test_set_that_the_service_ignored_fails(ladon: Command, headers: list[str]) -> None:
+    """An answer of 200 with the old date is no success, of a write and of a reset."""
+    old = watermark("kev", *headers, last_successful_timestamp="2024-01-01T00:00:00Z")
+    async with RawServer(http(200, b'{"status": "healthy"}'), old) as server:
+        done = await ladon.later(
+            "watermarks", "set", "kev", "2026-01-01", *REASON, "--storage", server.url
+        )
+    assert (done.code, done.out) == (1, "")
+    assert "did not store that" in done.sentence
 
 
 @pytest.mark.parametrize(("origin", "target"), [("file", "service"), ("service", "file")])
