@@ -374,7 +374,7 @@ def _answering(
         access.check_origin(request, is_open=is_open)
         if route in _SIGN_IN_ROUTES:
             return await handler(request)
-        token = access.of(request, is_open=is_open)
+        token = access.of(request, is_open=is_open, is_page=route in PAGES)
         if token is None and route in PAGES:
             return to_sign_in(request)
         if token is None:

@@ -351,10 +351,6 @@ class WatermarkDatabase:
         """Return the stored token of a digest, if there is one."""
         return self._backend.find_token(digest)
 
-    def token_digest(self, name: str) -> bytes | None:
-        """Return the digest of a token's name, if there is one."""
-        return self._backend.token_digest(name)
-
     def has_tokens(self) -> bool:
         """Return whether any token is stored."""
         return self._backend.has_tokens()
