@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from ladon_storage import (
     MockStorageClient,
     Precondition,
+    StorageResponseError,
     StorageServiceClient,
     Watermark,
     WatermarkConflictError,
@@ -272,8 +273,8 @@ async def test_service_without_etag_gets_the_base_contract_only(client: Client) 
     read = await client.get_watermark("kev")
     assert read is not None
     assert read.etag is None
-    second = await client.update_watermark("kev", FEBRUARY, if_match='"1"', **more)
-    assert second.last_successful_timestamp == FEBRUARY
+    with pytest.raises(StorageResponseError):  # not dropped: the write would be unfenced
+        await client.update_watermark("kev", FEBRUARY, if_match='"1"', **more)
     back = await client.update_watermark("kev", JANUARY, if_match=read.etag, **more)
     assert back.last_successful_timestamp == JANUARY
 
