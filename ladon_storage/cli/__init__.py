@@ -84,8 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.code == 130 and isinstance(error.__context__, KeyboardInterrupt):
             _say("Ended by SIGINT.")
             return 130
-        if isinstance(error.__context__, BrokenPipeError):  # what rich makes of it, as of a help
-            return FAILED
         # Of a custom class: no verb ends like that. Its text may be a secret.
         from ladon_storage.collection.foreign_errors import place_of
 
