@@ -17,8 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ladon_storage.errors import ConfigurationError
-from ladon_storage.errors import DatabaseError
+from ladon_storage.errors import ConfigurationError, DatabaseError
 from ladon_storage.models import (
     HONEST_SKEW,
     RUN_LEASE,

@@ -477,6 +477,20 @@ async def test_ledger_that_is_too_large_keeps_its_numbers(client: Client) -> Non
 
 
 @extended
+async def test_ledger_that_is_nested_too_deep_is_cut(client: Client) -> None:
+    """An outcome is written even with a ledger that contains itself, and lists can be read."""
+    first = await client.update_watermark("kev", JANUARY)
+    endless: dict[str, Any] = {"pages": 7}
+    endless["again"] = [endless]
+    stored = await client.update_watermark("kev", JANUARY, if_match=first.etag, ledger=endless)
+    told: Any = stored.ledger
+    for _ in range(16):
+        assert told["pages"] == 7
+        [told] = told["again"]
+    assert told == "…"
+
+
+@extended
 async def test_history_is_paged_and_can_be_of_what_moved(client: Client) -> None:
     """The latest change is first; a page says where the next one begins."""
     for day in range(3):
