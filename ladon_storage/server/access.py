@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from aiohttp import hdrs
 
@@ -134,7 +134,9 @@ class Access:
                     "Host",
                 )
         origin = headers.get("Origin")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != (host or "").lower()
+        # Compared as text: to be parsed it would have to be a URL.
+        own = (host or "").lower()
+        foreign = origin is not None and origin.partition("://")[2].lower() != own
         if foreign or headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
             # A link from another page is no danger: it only reads, for its reader.
             if headers.get("Sec-Fetch-Mode") == "navigate" and request.method == "GET":
