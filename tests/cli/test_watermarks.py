@@ -91,6 +91,17 @@ async def test_list_shows_each_watermark_with_its_state_and_filters(
     assert "\x1b" not in table
 
 
+async def test_history_reads_every_page_however_large(ladon: Command) -> None:
+    """The history of a source that keeps failing with a long message is all there."""
+    async with stored(ladon, "service") as (at, client):
+        for _ in range(30):
+            await client.update_watermark("kev", DAY, "failed", "\N{SNOWMAN}" * 16_384)
+        called = await ladon.later(
+            "watermarks", "history", "kev", "--limit", 28, "--storage", at, "--json"
+        )
+    assert [each["version"] for each in called.json] == list(range(30, 2, -1))
+
+
 async def test_list_reads_every_page_however_large(ladon: Command) -> None:
     """Long messages and ledgers make pages that no response holds; none is missing for that."""
     text = "\N{SNOWMAN}" * 16_384
