@@ -207,21 +207,26 @@ def _is_deep(ledger: Mapping[str, Any]) -> bool:
     return bool(level)
 
 
-def _encodable(value: Any, levels: int = MAX_LEDGER_DEPTH) -> Any:
+def _encodable(value: Any, above: tuple[int, ...] = ()) -> Any:
     """Return ``value`` without lone surrogates, which a file name or JSON may contain.
 
-    Below so many levels of nesting there is an ellipsis.
+    What is too deep, or contains itself, becomes an ellipsis.
+
+    Args:
+        value: The value.
+        above: What it is in, by its ids.
     """
     if isinstance(value, str):
         return value if value.isascii() else value.encode(errors="replace").decode()
     if value is None or isinstance(value, int | float):  # before the slower looks at a class
         return value
     if isinstance(value, Mapping | list | tuple | set | frozenset):
-        if not levels:
+        if len(above) == MAX_LEDGER_DEPTH or id(value) in above:
             return "…"
+        above = (*above, id(value))
         if isinstance(value, Mapping):
-            return {_encodable(str(key)): _encodable(one, levels - 1) for key, one in value.items()}
-        return [_encodable(each, levels - 1) for each in value]
+            return {_encodable(str(key)): _encodable(one, above) for key, one in value.items()}
+        return [_encodable(each, above) for each in value]
     return value
 
 

@@ -221,6 +221,8 @@ async def move(
 
 
 async def _release(file: Path | None, storage: str | None, source_id: str, why: str) -> Done:
+    from ladon_storage.collection.lease import check_stored
+
     async with await opened(file, storage) as client:
         before = await client.get_watermark(source_id)
         if before is None:
@@ -241,6 +243,7 @@ async def _release(file: Path | None, storage: str | None, source_id: str, why: 
         text = f"released from {run} by {author()}: {why}"
         update = WatermarkUpdate.of(now_of(before), WatermarkStatus.FAILED, text)
         after = await client.put_watermark(source_id, update, Precondition(before.etag))
+        check_stored(after, update.status, update.timestamp)
         return Done(before, after)
 
 

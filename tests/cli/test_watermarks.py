@@ -248,6 +248,15 @@ async def test_set_that_the_service_ignored_fails(ladon: Command, headers: list[
     assert "did not store that" in done.sentence
 
 
+async def test_release_that_the_service_ignored_fails(ladon: Command) -> None:
+    """A source that is still held was not released."""
+    held = watermark("kev", 'ETag: "7"', status="running")
+    async with RawServer(http(200, b'{"status": "healthy"}'), held) as server:
+        done = await ladon.later("watermarks", "release", "kev", *REASON, "--storage", server.url)
+    assert (done.code, done.out) == (1, "")
+    assert "did not store that" in done.sentence
+
+
 @pytest.mark.parametrize(("origin", "target"), [("file", "service"), ("service", "file")])
 async def test_import_moves_all_watermarks_once(ladon: Command, origin: str, target: str) -> None:
     """Timestamps, outcomes and ledgers move; a second import keeps them, and none goes back."""

@@ -477,16 +477,20 @@ async def test_ledger_that_is_too_large_keeps_its_numbers(client: Client) -> Non
 
 
 @extended
-async def test_ledger_that_is_nested_too_deep_is_cut(client: Client) -> None:
-    """An outcome is written even with a ledger that contains itself, and lists can be read."""
+async def test_ledger_without_an_end_is_cut(client: Client) -> None:
+    """An outcome is written with a ledger that is nested too deep, or contains itself."""
     first = await client.update_watermark("kev", JANUARY)
-    endless: dict[str, Any] = {"pages": 7}
-    endless["again"] = [endless]
+    deep: Any = []
+    for _ in range(5_000):
+        deep = [deep]
+    endless: dict[str, Any] = {"pages": 7, "deep": deep}
+    endless |= {"again": endless, "beside": [endless]}
     stored = await client.update_watermark("kev", JANUARY, if_match=first.etag, ledger=endless)
-    told: Any = stored.ledger
-    for _ in range(16):
-        assert told["pages"] == 7
-        [told] = told["again"]
+    assert stored.ledger is not None
+    told: Any = stored.ledger.pop("deep")
+    assert stored.ledger == {"pages": 7, "again": "…", "beside": ["…"]}
+    for _ in range(31):
+        [told] = told
     assert told == "…"
 
 
