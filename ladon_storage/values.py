@@ -152,12 +152,18 @@ MAX_LEDGER_BYTES = 16_384
 """The largest ledger in bytes of JSON; `fitting_ledger` cuts a longer one."""
 
 
+MAX_LEDGER_DEPTH = 32
+"""The levels of the deepest ledger, itself included: a parser has a limit for a whole page."""
+
+
 def check_ledger(ledger: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Return ``ledger`` if it is small enough to be stored, with null in place of NaN and infinity.
 
     Raises:
-        ValueError: It is too large.
+        ValueError: It is too large, or nested too deep.
     """
+    if _is_deep(ledger):
+        raise ValueError(f"ledger should be nested at most {MAX_LEDGER_DEPTH} levels deep")
     text = to_json(ledger, inf_nan_mode="null")
     if len(text) > MAX_LEDGER_BYTES:
         raise ValueError(f"ledger should have at most {MAX_LEDGER_BYTES} bytes, not {len(text)}")
@@ -170,15 +176,16 @@ def check_ledger(ledger: dict[str, JsonValue]) -> dict[str, JsonValue]:
 def fitting_ledger(ledger: Mapping[str, Any]) -> dict[str, JsonValue]:
     """Return ``ledger`` as JSON that can be stored, whatever it holds.
 
-    Timestamps and all values without a JSON form become text. A ledger that is too large keeps its
-    numbers and short texts as far as they fit, and the field ``cut`` says so.
+    Timestamps and all values without a JSON form become text, and what is nested too deep becomes
+    an ellipsis. A ledger that is too large keeps its numbers and short texts as far as they fit,
+    and the field ``cut`` says so.
 
     >>> fitting_ledger({"pages": 2, "start": datetime(2026, 1, 1, tzinfo=UTC)})
     {'pages': 2, 'start': '2026-01-01T00:00:00Z'}
     """
     text = to_json(_encodable(ledger), fallback=str, inf_nan_mode="null")
     values: dict[str, JsonValue] = from_json(text)
-    if len(text) <= MAX_LEDGER_BYTES:
+    if len(text) <= MAX_LEDGER_BYTES and not _is_deep(values):
         return values
     kept: dict[str, JsonValue] = {"cut": True}
     size = len(to_json(kept))
@@ -192,21 +199,39 @@ def fitting_ledger(ledger: Mapping[str, Any]) -> dict[str, JsonValue]:
     return kept
 
 
-def _encodable(value: Any) -> Any:
-    """Return ``value`` without lone surrogates, which a file name or JSON may contain."""
+def _is_deep(ledger: Mapping[str, Any]) -> bool:
+    level: list[Any] = [ledger]
+    for _ in range(MAX_LEDGER_DEPTH):
+        below = [each.values() if isinstance(each, Mapping) else each for each in level]
+        level = [one for each in below for one in each if isinstance(one, dict | list)]
+    return bool(level)
+
+
+def _encodable(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """Return ``value`` without lone surrogates, which a file name or JSON may contain.
+
+    What is too deep, or contains itself, becomes an ellipsis.
+
+    Args:
+        value: The value.
+        above: What it is in, by its ids.
+    """
     if isinstance(value, str):
         return value if value.isascii() else value.encode(errors="replace").decode()
     if value is None or isinstance(value, int | float):  # before the slower looks at a class
         return value
-    if isinstance(value, Mapping):
-        return {_encodable(str(key)): _encodable(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_encodable(each) for each in value]
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        if len(above) == MAX_LEDGER_DEPTH or id(value) in above:
+            return "…"
+        above = (*above, id(value))
+        if isinstance(value, Mapping):
+            return {_encodable(str(key)): _encodable(one, above) for key, one in value.items()}
+        return [_encodable(each, above) for each in value]
     return value
 
 
 StoredLedger = Annotated[dict[str, JsonValue], AfterValidator(check_ledger)]
-"""The request and the results of a run, as a JSON object of at most `MAX_LEDGER_BYTES`."""
+"""The request and the results of a run, as a JSON object that `check_ledger` admits."""
 
 _SHORT = 255
 

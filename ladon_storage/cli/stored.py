@@ -34,7 +34,7 @@ MISSING, REFUSED, NOT_OFFERED = 3, 4, 5
 
 Storage = StorageServiceClient | EmbeddedStorage
 
-_PAGE, _SMALL_PAGE = 100, 8
+_PAGE, SMALL_PAGE = 100, 8
 """A page of small watermarks, and one of the largest that fits into a response."""
 
 
@@ -186,9 +186,9 @@ async def listed(
                 after=after,
             )
         except InvalidResponseError:
-            if limit == _SMALL_PAGE:
+            if limit == SMALL_PAGE:
                 raise
-            limit = _SMALL_PAGE  # long messages and ledgers make a page larger than a response
+            limit = SMALL_PAGE  # long messages and ledgers make a page larger than a response
             continue
         if page is None:
             break

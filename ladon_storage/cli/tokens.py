@@ -83,13 +83,20 @@ def listed(*, database: Database = None, json: Json = False) -> None:
 
 def revoke(name: Name, /, *, database: Database = None) -> int:
     """Delete a token."""
-    from ladon_storage.server.access import revoke_token
+    from ladon_storage.server.access import revoke_token, stored_tokens
 
     with _opened(database) as connection:
         was_there = revoke_token(connection, name)
+        is_last = not stored_tokens(connection)
     if not was_there:
         note(f"ladon-storage: There is no token {name!r}.")
-    return 0 if was_there else 1
+        return 1
+    if is_last:
+        note(
+            "ladon-storage: That was the last token. A service started without one is now open "
+            "to this machine on a loopback address, and answers 401 on any other."
+        )
+    return 0
 
 
 @contextmanager

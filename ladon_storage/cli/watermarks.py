@@ -12,6 +12,7 @@ from ladon_storage.cli.output import Json, log_to_notes, note, print_facts, prin
 from ladon_storage.cli.stored import (
     MISSING,
     NOT_OFFERED,
+    SMALL_PAGE,
     Filters,
     NotListedError,
     StorageAddress,
@@ -20,7 +21,7 @@ from ladon_storage.cli.stored import (
     opened,
     state,
 )
-from ladon_storage.errors import ConfigurationError
+from ladon_storage.errors import ConfigurationError, InvalidResponseError
 from ladon_storage.models import Watermark, WatermarkChange, WatermarkStatus, is_ahead
 
 if TYPE_CHECKING:
@@ -190,13 +191,20 @@ async def _history(
 ) -> list[WatermarkChange] | None:
     found: list[WatermarkChange] = []
     before: int | None = None
+    size = 25
     async with await opened(file, storage) as client:
         await client.get_watermark(source_id)  # after which it is known whether there is one
         while len(found) < limit:
-            wanted = min(25, limit - len(found))
-            page = await client.watermark_history(
-                source_id, moved=moved, limit=wanted, before=before
-            )
+            wanted = min(size, limit - len(found))
+            try:
+                page = await client.watermark_history(
+                    source_id, moved=moved, limit=wanted, before=before
+                )
+            except InvalidResponseError:
+                if size == SMALL_PAGE:
+                    raise
+                size = SMALL_PAGE
+                continue
             if page is None:
                 return None
             found += page.changes

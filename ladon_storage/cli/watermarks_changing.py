@@ -192,7 +192,10 @@ async def move(
 
     Raises:
         RefusedError: A run holds the source, it would go back, or the service offers no reset.
+        InvalidResponseError: The service answers that it did not store it.
     """
+    from ladon_storage.collection.lease import check_stored
+
     before = await client.get_watermark(source_id)
     _refuse_if_held(before, force=force)
     if before is not None and not back:
@@ -207,15 +210,19 @@ async def move(
     if client.has_additions:
         after = await client.reset_watermark(source_id, wanted, unchanged)
         if after is not None:
+            check_stored(after, None, wanted.timestamp)
             return Done(before, after)
     if back and before is not None:
         raise RefusedError("The service offers no reset.", NOT_OFFERED)
     update = WatermarkUpdate(timestamp=wanted.timestamp)
     after = await client.put_watermark(source_id, update, unchanged)
+    check_stored(after, update.status, wanted.timestamp)
     return Done(before, after, is_recorded=False)
 
 
 async def _release(file: Path | None, storage: str | None, source_id: str, why: str) -> Done:
+    from ladon_storage.collection.lease import check_stored
+
     async with await opened(file, storage) as client:
         before = await client.get_watermark(source_id)
         if before is None:
@@ -236,6 +243,7 @@ async def _release(file: Path | None, storage: str | None, source_id: str, why: 
         text = f"released from {run} by {author()}: {why}"
         update = WatermarkUpdate.of(now_of(before), WatermarkStatus.FAILED, text)
         after = await client.put_watermark(source_id, update, Precondition(before.etag))
+        check_stored(after, update.status, update.timestamp)
         return Done(before, after)
 
 

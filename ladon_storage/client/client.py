@@ -3,6 +3,8 @@
 - The service's own 404 on GET is a normal response. A gateway's 404, which means that the service
   is gone, is a failure.
 - The additions to the base contract are used only after a response of the service had an ``ETag``.
+  From then on they are: a gateway or a cache may drop the tag of one response.
+- A version that the caller gives is always sent. Without it a write would be unfenced unnoticed.
 - No secret leaves: see `redaction`.
 """
 
@@ -126,10 +128,9 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
         self.max_connections_per_host = max_connections_per_host
         self.circuit_breaker = circuit_breaker or CircuitBreaker()
         self._watermarks = f"{self.base_url}/{API_PATH}/"
-        # None before the first response that could show it.
-        self._supports_extensions: bool | None = None
-        # Whether any response ever showed it: then a 404 of another form is not the service's.
-        self._has_shown_more = False
+        # Whether any response showed them: then a 404 of another form is not the service's.
+        # None before the first one that could.
+        self._shown_additions: bool | None = None
         if not verify_ssl:
             self._refuse_or_warn(url, allowed=allow_unverified_ssl)
         self._pools = SessionPools(
@@ -221,7 +222,7 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
             StorageError: The service did not answer, or not with a history.
         """
         url = _url(self._watermarks, check_source_id(source_id))
-        if not self._supports_extensions:
+        if not self.has_additions:
             return None
         query = {"limit": str(limit)}
         query |= {"moved": "true"} if moved else {}
@@ -235,7 +236,7 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
         """Write the outcome of a run, and return the stored watermark.
 
         A service that has sent no ``ETag`` gets only the base contract's fields, and no
-        precondition.
+        precondition but an ``if_match``.
 
         Raises:
             ValueError: ``source_id`` cannot name a source.
@@ -246,14 +247,12 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
         """
         if_match = precondition.if_match
         # Before the first response, a tag can only be one that the service gave to another client.
-        extended = (
-            if_match is not None if self._supports_extensions is None else self._supports_extensions
-        )
+        extended = if_match is not None if self._shown_additions is None else self._shown_additions
         body = update.model_dump_json(
             exclude_none=True, exclude=None if extended else set(_ADDITIONS)
         )
         headers = {"Content-Type": "application/json"}
-        if extended and if_match is not None:
+        if if_match is not None:
             headers["If-Match"] = if_match
         if extended and precondition.if_none_match:
             headers["If-None-Match"] = "*"
@@ -286,7 +285,7 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
             problem = unhealthy(answer)
             self._note_batches(answer)
             if problem is None and answer.etag == NO_VERSION:
-                self._has_shown_more = True
+                self._shown_additions = True
         except Exception as error:
             status, problem = getattr(error, "status", None), error
         if problem is None:
@@ -333,8 +332,7 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
             await self._believe(answer, source_id, pool)
             return None
         watermark = watermark_of(answer, source_id)
-        self._supports_extensions = watermark.etag is not None
-        self._has_shown_more |= self._supports_extensions
+        self._shown_additions = self.has_additions or watermark.etag is not None
         return watermark
 
     async def _read_history(
@@ -353,9 +351,9 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
         """
         fields = object_of(answer.body)
         if is_own(fields, answer.etag):
-            self._supports_extensions = self._has_shown_more = True
+            self._shown_additions = True
             return
-        if self._has_shown_more:
+        if self.has_additions:
             problem = "not in the service's own words"
         elif fields is None:
             if not answer.body.strip():

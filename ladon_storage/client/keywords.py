@@ -49,14 +49,15 @@ class KeywordUpdate(ABC):
             if_match: The ``etag`` of the watermark that was read; any other one is not replaced.
             if_none_match: Whether the write is refused if there is a watermark already.
             records_collected: Records of this run.
-            run_id: Name of this run.
+            run_id: Name of this run; by it the service knows a write that is sent again.
             lease: The time for which a running run holds its source unless it writes again.
             ledger: The request and the results of the run; cut where it is too large.
 
         Raises:
             TypeError: ``timestamp`` is no datetime.
             ValueError: Another argument makes no sense.
-            WatermarkConflictError: Another run, or a later success, was faster.
+            WatermarkConflictError: Another run, or a later success, was faster. Without
+                ``run_id`` it may have been this write, sent again after its connection broke.
             WatermarkInFutureError: It is a success far ahead of the storage's clock.
             CircuitOpenError: The service was not called, since it keeps failing.
             StorageError: The storage did not answer, or not with a watermark.

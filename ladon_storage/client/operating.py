@@ -40,14 +40,13 @@ class OperatorRequests:
     if TYPE_CHECKING:
         base_url: str
         _watermarks: str
-        _supports_extensions: bool | None
-        _has_shown_more: bool
+        _shown_additions: bool | None
         _transport: Transport
 
     @property
     def has_additions(self) -> bool:
         """Whether a response of the service has shown the additions to the base contract."""
-        return bool(self._supports_extensions or self._has_shown_more)
+        return bool(self._shown_additions)
 
     async def list_watermarks(
         self,

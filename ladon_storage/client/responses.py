@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from ladon_storage.errors import InvalidResponseError
-from ladon_storage.models import HistoryPage, Watermark
+from ladon_storage.models import HistoryPage, Watermark, WatermarkStatus
 
 NO_VERSION = '"0"'
 """The embedded service's tag for a source without a version."""
@@ -73,6 +73,7 @@ def watermark_of(answer: Response, source_id: str) -> Watermark:
 def _checked(answer: Response, source_id: str) -> Watermark:
     if answer.status not in (200, 201):
         raise ValueError("is not one of the contract's")
+    is_named = True
     try:
         watermark = Watermark.from_answer(answer.body, answer.etag, answer.date)
     except ValidationError:
@@ -84,12 +85,16 @@ def _checked(answer: Response, source_id: str) -> Watermark:
             raise ValueError("is no JSON object") from None
         if "source_id" in fields:
             raise
-        fields["source_id"] = source_id
+        is_named, fields["source_id"] = False, source_id
         watermark = Watermark.from_answer(to_json(fields), answer.etag, answer.date)
     if watermark.source_id != source_id:
         raise ValueError("is of another source")
     if watermark.model_fields_set.isdisjoint(("status", "last_successful_timestamp")):
         raise ValueError("has neither status nor last_successful_timestamp")
+    is_known = isinstance(watermark.status, WatermarkStatus)
+    if not (is_named or is_known or "last_successful_timestamp" in watermark):
+        # Any stub says {"status": "ok"}. Taken for a watermark, an outage is *never collected*.
+        raise ValueError("has a status that no watermark has, and nothing else of one")
     return watermark
 
 

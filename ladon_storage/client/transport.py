@@ -4,7 +4,10 @@
   evidence about the service, and must not hold a probe's place.
 - 5xx, no response, and a response that breaks the contract count as failures; another 4xx counts as
   nothing.
-- No request is retried here. A caller that retries depends on ``StorageError.transient``.
+- No request is retried here. A caller that retries depends on ``StorageError.transient``. aiohttp
+  alone sends a GET or a PUT again, once, where a kept connection was closed: a server that drops
+  idle ones would otherwise fail runs. A write that had arrived then meets itself: the embedded
+  service knows it by its ``run_id``.
 """
 
 from __future__ import annotations

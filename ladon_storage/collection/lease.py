@@ -384,22 +384,8 @@ class SourceLease:
             self._unanswered = None
             self._etag = answer.etag
             self._hear(answer)
-            if status is WatermarkStatus.SUCCESS:
-                self._refuse_if_not_stored(answer, timestamp)
+            check_stored(answer, status, timestamp)
             return answer
-
-    def _refuse_if_not_stored(self, answer: Watermark, timestamp: datetime) -> None:
-        """Refuse a response with another success than the one that was written."""
-        stored = answer.last_successful_timestamp
-        if timestamp == EMPTY_WATERMARK or stored is None:  # a field may be missing
-            return
-        is_other = answer.status in (WatermarkStatus.FAILED, WatermarkStatus.RUNNING)
-        if is_other or abs(stored - timestamp) >= _CLOCK_RESOLUTION:  # it may keep seconds
-            raise InvalidResponseError(
-                f"Watermark {self.source_id!r} was written as success at {timestamp.isoformat()}, "
-                f"and the service answers that it is {answer.status} at {stored.isoformat()}: it "
-                "did not store that. Look at the service, and run again."
-            )
 
     async def _is_our_own(self) -> bool:
         """Return whether the stored watermark is a write of this run; if so, continue from it.
@@ -414,6 +400,32 @@ class SourceLease:
             return False
         self._etag, self._unanswered = stored.etag, None
         return True
+
+
+def check_stored(answer: Watermark, status: WatermarkStatus | None, timestamp: datetime) -> None:
+    """Check that the response to a write does not show another watermark.
+
+    Args:
+        answer: The response, whose fields may be missing.
+        status: What was written; ``None``: a reset, which leaves it.
+        timestamp: The timestamp that was written.
+
+    Raises:
+        InvalidResponseError: The service did not store what was written.
+    """
+    stored = answer.last_successful_timestamp
+    is_other = status is not None and answer.status not in (None, status)
+    if not isinstance(answer.status, WatermarkStatus) and stored:
+        is_other = False  # a word of the service's own, beside what it stored
+    if status in (None, WatermarkStatus.SUCCESS) and stored and timestamp != EMPTY_WATERMARK:
+        is_other |= abs(stored - timestamp) >= _CLOCK_RESOLUTION  # it may keep seconds
+    if is_other:
+        raise InvalidResponseError(
+            f"Watermark {answer.source_id!r} was written as {status or 'reset'} at "
+            f"{timestamp.isoformat()}, and the service answers that it is {answer.status} at "
+            f"{stored.isoformat() if stored else 'no time'}: it did not store that. Look at the "
+            "service, and try again."
+        )
 
 
 async def _ended(task: asyncio.Task[None] | None) -> None:

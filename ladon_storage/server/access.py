@@ -2,8 +2,10 @@
 
 - Without a token the service is for programs of this machine. A web page can point a name of its
   own at a loopback address, so the request's ``Host`` must be a loopback name or an allowed one.
+- A service that others reach asks for a token even where the last one was revoked.
 - A browser's request from another site is refused, with or without a token.
-- A token is kept as its SHA-256 alone. It is 256 random bits, so no slow hash is needed.
+- A token is kept as its SHA-256 alone. It is 256 random bits, so no slow hash is needed. Nothing
+  but the token itself admits, so that a copy of the database opens no door.
 - A token may be limited to reading, and to sources whose names begin with a prefix. It is looked up
   in the database at each request: revoking it holds from the next one on.
 """
@@ -15,11 +17,11 @@ import hmac
 import ipaddress
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote
 
 from aiohttp import hdrs
 
@@ -73,14 +75,8 @@ _ANYBODY = Token("")
 class TokenStore(Protocol):
     """The stored tokens of a service."""
 
-    now: Callable[[], datetime]
-
     def find_token(self, digest: bytes) -> Token | None:
         """Return the token of a digest, if there is one."""
-        ...
-
-    def token_digest(self, name: str) -> bytes | None:
-        """Return the digest of a token's name, if there is one."""
         ...
 
     def has_tokens(self) -> bool:
@@ -95,11 +91,18 @@ class Access:
         token: The operator's token, which may do everything; ``None``: there is none.
         tokens: The stored tokens.
         allowed_hosts: The names that ``Host`` may have besides those of loopback.
+        is_local: Whether only this machine reaches the service.
     """
 
     def __init__(
-        self, token: str | None, tokens: TokenStore, allowed_hosts: Sequence[str] = ()
+        self,
+        token: str | None,
+        tokens: TokenStore,
+        allowed_hosts: Sequence[str] = (),
+        *,
+        is_local: bool = True,
     ) -> None:
+        self._may_be_open = token is None and is_local
         self._digest = None if token is None else digest(token.encode())
         self._tokens = tokens
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
@@ -107,7 +110,7 @@ class Access:
     @property
     def is_open(self) -> bool:
         """Whether no token is required."""
-        return self._digest is None and not self._tokens.has_tokens()
+        return self._may_be_open and not self._tokens.has_tokens()
 
     def check_origin(self, request: web.Request, *, is_open: bool) -> None:
         """Refuse a request that a web page of another site makes a browser send.
@@ -131,36 +134,34 @@ class Access:
                     "Host",
                 )
         origin = headers.get("Origin")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != (host or "").lower()
+        # Compared as text: to be parsed it would have to be a URL.
+        own = (host or "").lower()
+        foreign = origin is not None and origin.partition("://")[2].lower() != own
         if foreign or headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
             # A link from another page is no danger: it only reads, for its reader.
             if headers.get("Sec-Fetch-Mode") == "navigate" and request.method == "GET":
                 return
             raise RequestError("A page of another site may not ask this service.", 403, "Origin")
 
-    def of(self, request: web.Request, *, is_open: bool | None = None) -> Token | None:
+    def of(
+        self, request: web.Request, *, is_open: bool | None = None, is_page: bool = True
+    ) -> Token | None:
         """Return what a request may do; ``None``: it has no token and no session.
 
         Args:
             request: The request.
             is_open: Whether no token is required, where its caller has looked already.
+            is_page: Whether it is for a page, to which a browser signs in.
         """
         if self.is_open if is_open is None else is_open:
             return _ANYBODY
-        if found := self._of_secret(bearer(request)):
+        if (found := self._of_secret(bearer(request))) or not is_page:
             return found
-        if hdrs.COOKIE not in request.headers:  # parsing none costs, too
-            return None
-        return self._of_session(request.cookies.get(COOKIE))
+        return self._of_secret(unquote(request.cookies.get(COOKIE, "")))
 
-    def session(self, secret: str, now: datetime) -> str | None:
+    def session(self, secret: str) -> str | None:
         """Return the cookie of a browser with this token; ``None``: it is no token."""
-        token = self._of_secret(secret)
-        if token is None:
-            return None
-        until = int(now.timestamp()) + SESSION_SECONDS
-        signed = f"{until}.{token.name.encode().hex()}"
-        return f"{signed}.{_signature(_given(secret), signed)}"
+        return None if self._of_secret(secret) is None else quote(secret, safe="")
 
     def _of_secret(self, secret: str | None) -> Token | None:
         if not secret:
@@ -169,24 +170,6 @@ class Access:
         if self._digest is not None and hmac.compare_digest(given, self._digest):
             return Token(OPERATOR)
         return self._tokens.find_token(given)
-
-    def _of_session(self, session: str | None) -> Token | None:
-        signed, _, signature = (session or "").rpartition(".")
-        until, _, name = signed.partition(".")
-        try:
-            named, ends = bytes.fromhex(name).decode(), int(until)
-        except ValueError:
-            return None
-        key = self._digest if named == OPERATOR else self._tokens.token_digest(named)
-        if key is None or not hmac.compare_digest(_signature(key, signed), signature):
-            return None
-        if ends <= self._tokens.now().timestamp():
-            return None
-        return Token(OPERATOR) if named == OPERATOR else self._tokens.find_token(key)
-
-
-def _signature(key: bytes, signed: str) -> str:
-    return hmac.new(key, signed.encode(), hashlib.sha256).hexdigest()
 
 
 def check_allowed(token: Token, method: str, sources: str) -> None:

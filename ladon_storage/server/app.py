@@ -281,6 +281,7 @@ def create_service(
     *,
     token: str | None = None,
     allowed_hosts: Sequence[str] = (),
+    is_local: bool = True,
     prefect_url: str | None = None,
     in_flight: InFlight | None = None,
     metrics: ServiceMetrics | None = None,
@@ -290,14 +291,15 @@ def create_service(
     Args:
         store: The watermarks.
         token: The operator's token, which ``Authorization: Bearer`` must carry; ``None`` requires
-            none, unless the store has tokens.
+            none, unless the store has tokens or others reach the service.
         allowed_hosts: The names that ``Host`` may have besides those of loopback, without a token.
+        is_local: Whether only this machine reaches the service.
         prefect_url: The address of Prefect's UI, for links from the status page to runs.
         in_flight: The counter of requests in flight.
         metrics: The content of ``/metrics``.
     """
     metrics = metrics or ServiceMetrics()
-    access = Access(token, store, allowed_hosts)
+    access = Access(token, store, allowed_hosts, is_local=is_local)
     answering = _answering(metrics, access, in_flight or InFlight(), store.now)
 
     @web.middleware
@@ -372,7 +374,7 @@ def _answering(
         access.check_origin(request, is_open=is_open)
         if route in _SIGN_IN_ROUTES:
             return await handler(request)
-        token = access.of(request, is_open=is_open)
+        token = access.of(request, is_open=is_open, is_page=route in PAGES)
         if token is None and route in PAGES:
             return to_sign_in(request)
         if token is None:

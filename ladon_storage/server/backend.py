@@ -66,10 +66,6 @@ class Backend(Protocol):
         """Return the stored token of a digest, if there is one."""
         ...
 
-    def token_digest(self, name: str) -> bytes | None:
-        """Return the digest of a token's name, if there is one."""
-        ...
-
     def has_tokens(self) -> bool:
         """Return whether any token is stored."""
         ...

@@ -1,8 +1,9 @@
 """The status page: the sources of the service for the people who run it, without scripts.
 
 - Every value passes Jinja's escaping, and control characters of a feed's text are shown as such.
-- A browser signs in with a token, and gets a cookie in its place: the token's name with a signature
-  by the token's digest. A revoked token ends its sessions.
+- A browser signs in with a token, and keeps it in a cookie that no script reads and only the pages
+  take. A signature in its place would need a key that the database does not have. A revoked token
+  ends its sessions.
 - The pages change nothing but the session.
 """
 
@@ -143,7 +144,7 @@ class Pages:
         """Take a token, and give a session."""
         form = await requests.form(request, _LONGEST_TOKEN_FORM)
         to = _local(form.get("to"))
-        session = self._access.session(form.get("token", "").strip(), self._store.now())
+        session = self._access.session(form.get("token", "").strip())
         if session is None:
             return self._page(request, "sign_in.html", status=401, to=to, wrong=True)
         response = web.Response(status=303, headers={**_HEADERS, hdrs.LOCATION: to})

@@ -225,11 +225,6 @@ class PostgresqlBackend:
         """Return the stored token of a digest, if there is one."""
         return self._known_tokens().get(digest)
 
-    def token_digest(self, name: str) -> bytes | None:
-        """Return the digest of a token's name, if there is one."""
-        known = self._known_tokens()
-        return next((digest for digest, token in known.items() if token.name == name), None)
-
     def has_tokens(self) -> bool:
         """Return whether any token is stored."""
         return bool(self._known_tokens())

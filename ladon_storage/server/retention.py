@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
@@ -48,9 +48,10 @@ def rules(retention: Retention, now: datetime) -> tuple[Rule, ...]:
 
     Each reads much of the history, so it belongs to a thread of its own.
     """
+    oldest = datetime.min.replace(tzinfo=UTC)
     return (
         partial(_renewals, before=now - RENEWALS_AGE),
-        partial(_old, before=now - retention.age),
+        partial(_old, before=now - min(retention.age, now - oldest)),
         partial(_many, kept=retention.changes),
     )
 

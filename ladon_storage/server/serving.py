@@ -83,7 +83,8 @@ async def serving(
     Raises:
         ConfigurationError: The database, the address or the missing token.
     """
-    needs_token = token is None and not is_loopback(host)
+    is_local = is_loopback(host)
+    needs_token = token is None and not is_local
     is_file = isinstance(database, Path)
     if needs_token and is_file and not await asyncio.to_thread(Path(database).exists):
         raise _no_token(host)
@@ -98,6 +99,7 @@ async def serving(
             store,
             token=token,
             allowed_hosts=allowed_hosts,
+            is_local=is_local,
             prefect_url=prefect_url,
             in_flight=in_flight,
             metrics=metrics,

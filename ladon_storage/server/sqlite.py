@@ -141,11 +141,6 @@ class SqliteBackend:
         row = self._read("SELECT name, read_only, prefix FROM tokens WHERE digest = ?", digest)
         return Token(row[0], bool(row[1]), row[2]) if row else None
 
-    def token_digest(self, name: str) -> bytes | None:
-        """Return the digest of a token's name, if there is one."""
-        row = self._read("SELECT digest FROM tokens WHERE name = ?", name)
-        return bytes(row[0]) if row else None
-
     def has_tokens(self) -> bool:
         """Return whether any token is stored."""
         # Each request asks. Nothing has changed since the last commit of any process, and looking

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ladon_storage.errors import ConfigurationError
+from ladon_storage.errors import ConfigurationError, DatabaseError
 from ladon_storage.models import (
     HONEST_SKEW,
     RUN_LEASE,
@@ -351,10 +351,6 @@ class WatermarkDatabase:
         """Return the stored token of a digest, if there is one."""
         return self._backend.find_token(digest)
 
-    def token_digest(self, name: str) -> bytes | None:
-        """Return the digest of a token's name, if there is one."""
-        return self._backend.token_digest(name)
-
     def has_tokens(self) -> bool:
         """Return whether any token is stored."""
         return self._backend.has_tokens()
@@ -370,16 +366,25 @@ class WatermarkDatabase:
         Args:
             retention: The bounds.
             batches: The most batches of this call; ``None``: as many as there are.
+
+        Raises:
+            DatabaseError: A rule could not be applied; the others were.
         """
         total, left = 0, batches
+        failure: DatabaseError | None = None
         for rule in rules(retention, self.now()):
             last = 0
-            while left != 0 and (
-                versions := await self._backend.scan(partial(_batch, rule, last), prunes=True)
-            ):
-                await self._backend.delete_lines(versions)
-                total, last = total + len(versions), versions[-1]
-                left = None if left is None else left - 1
+            try:
+                while left != 0 and (
+                    versions := await self._backend.scan(partial(_batch, rule, last), prunes=True)
+                ):
+                    await self._backend.delete_lines(versions)
+                    total, last = total + len(versions), versions[-1]
+                    left = None if left is None else left - 1
+            except DatabaseError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return total
 
     async def check(self) -> None:

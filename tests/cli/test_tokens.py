@@ -24,7 +24,10 @@ def test_token_is_made_listed_and_revoked(ladon: Command) -> None:
     assert [each in listed.out for each in ("team", "read", "a/")] == [True] * 3
     [found] = ladon("tokens", "list", "--database", "w.db", "--json").json
     assert (found["name"], found["read_only"], found["prefix"]) == ("team", True, "a/")
-    assert ladon("tokens", "revoke", "team", "--database", "w.db").code == 0
+    assert ladon("tokens", "add", "other", "--database", "w.db").code == 0
+    assert ladon("tokens", "revoke", "other", "--database", "w.db").err == ""
+    last = ladon("tokens", "revoke", "team", "--database", "w.db")
+    assert (last.code, "the last token" in last.sentence) == (0, True)
     again = ladon("tokens", "revoke", "team", "--database", "w.db")
     assert (again.code, again.sentence) == (1, "ladon-storage: There is no token 'team'.")
 

@@ -18,6 +18,7 @@ from ladon_storage.models import Watermark
 from ladon_storage.settings import StorageSettings
 from tests.base_service import base_service
 from tests.cli.called import Command
+from tests.raw_server import RawServer, http, watermark
 from tests.service import embedded_service
 
 DAY = datetime(2026, 1, 1, tzinfo=UTC)
@@ -89,6 +90,17 @@ async def test_list_shows_each_watermark_with_its_state_and_filters(
     assert "never collected" in lines["b/failed"]
     assert len(lines) == 6
     assert "\x1b" not in table
+
+
+async def test_history_reads_every_page_however_large(ladon: Command) -> None:
+    """The history of a source that keeps failing with a long message is all there."""
+    async with stored(ladon, "service") as (at, client):
+        for _ in range(30):
+            await client.update_watermark("kev", DAY, "failed", "\N{SNOWMAN}" * 16_384)
+        called = await ladon.later(
+            "watermarks", "history", "kev", "--limit", 28, "--storage", at, "--json"
+        )
+    assert [each["version"] for each in called.json] == list(range(30, 2, -1))
 
 
 async def test_list_reads_every_page_however_large(ladon: Command) -> None:
@@ -223,6 +235,27 @@ async def test_base_contract_offers_what_it_can(ladon: Command) -> None:
     assert shown.json["last_successful_timestamp"] == "2026-01-01T00:00:00+00:00"
     assert [each.code for each in lacking] == [NOT_OFFERED] * 6
     assert [each["source_id"] for each in listed.json] == ["kev", "nvd"]
+
+
+@pytest.mark.parametrize("headers", [[], ['ETag: "7"']], ids=["base", "with additions"])
+async def test_set_that_the_service_ignored_fails(ladon: Command, headers: list[str]) -> None:
+    """An answer of 200 with the old date is no success, of a write and of a reset."""
+    old = watermark("kev", *headers, last_successful_timestamp="2024-01-01T00:00:00Z")
+    async with RawServer(http(200, b'{"status": "healthy"}'), old) as server:
+        done = await ladon.later(
+            "watermarks", "set", "kev", "2026-01-01", *REASON, "--storage", server.url
+        )
+    assert (done.code, done.out) == (1, "")
+    assert "did not store that" in done.sentence
+
+
+async def test_release_that_the_service_ignored_fails(ladon: Command) -> None:
+    """A source that is still held was not released."""
+    held = watermark("kev", 'ETag: "7"', status="running")
+    async with RawServer(http(200, b'{"status": "healthy"}'), held) as server:
+        done = await ladon.later("watermarks", "release", "kev", *REASON, "--storage", server.url)
+    assert (done.code, done.out) == (1, "")
+    assert "did not store that" in done.sentence
 
 
 @pytest.mark.parametrize(("origin", "target"), [("file", "service"), ("service", "file")])

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from ladon_storage import (
     MockStorageClient,
     Precondition,
+    StorageResponseError,
     StorageServiceClient,
     Watermark,
     WatermarkConflictError,
@@ -272,8 +273,8 @@ async def test_service_without_etag_gets_the_base_contract_only(client: Client) 
     read = await client.get_watermark("kev")
     assert read is not None
     assert read.etag is None
-    second = await client.update_watermark("kev", FEBRUARY, if_match='"1"', **more)
-    assert second.last_successful_timestamp == FEBRUARY
+    with pytest.raises(StorageResponseError):  # not dropped: the write would be unfenced
+        await client.update_watermark("kev", FEBRUARY, if_match='"1"', **more)
     back = await client.update_watermark("kev", JANUARY, if_match=read.etag, **more)
     assert back.last_successful_timestamp == JANUARY
 
@@ -473,6 +474,24 @@ async def test_ledger_that_is_too_large_keeps_its_numbers(client: Client) -> Non
     stored = await client.update_watermark("kev", JANUARY, ledger=many)
     assert stored.ledger is not None
     assert 900 < len(stored.ledger) < 1_000
+
+
+@extended
+async def test_ledger_without_an_end_is_cut(client: Client) -> None:
+    """An outcome is written with a ledger that is nested too deep, or contains itself."""
+    first = await client.update_watermark("kev", JANUARY)
+    deep: Any = []
+    for _ in range(5_000):
+        deep = [deep]
+    endless: dict[str, Any] = {"pages": 7, "deep": deep}
+    endless |= {"again": endless, "beside": [endless]}
+    stored = await client.update_watermark("kev", JANUARY, if_match=first.etag, ledger=endless)
+    assert stored.ledger is not None
+    told: Any = stored.ledger.pop("deep")
+    assert stored.ledger == {"pages": 7, "again": "…", "beside": ["…"]}
+    for _ in range(31):
+        [told] = told
+    assert told == "…"
 
 
 @extended

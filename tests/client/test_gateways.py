@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from ladon_storage import InvalidResponseError, StorageError, StorageServiceClient
-from tests.raw_server import Reply, http, served
+from tests.raw_server import Reply, http, served, watermark
 from tests.service import embedded_service
 
 JANUARY = datetime(2024, 1, 1, tzinfo=UTC)
@@ -146,6 +146,39 @@ async def test_service_that_showed_more_is_believed_in_its_own_words_only(
         with pytest.raises(InvalidResponseError):
             await client.get_watermark("kev")
         assert await client.get_watermark("kev") is None
+
+
+async def test_answer_without_its_tag_takes_no_precondition_away() -> None:
+    """A gateway or a cache that drops the tag of one answer does not make a write unfenced."""
+    tagged, stripped = watermark("kev", 'ETag: "7"'), watermark("nvd")
+    async with served(tagged, stripped, tagged) as (client, server):
+        mine = await client.get_watermark("kev")
+        assert mine is not None
+        await client.get_watermark("nvd")
+        await client.update_watermark("kev", JANUARY, if_match=mine.etag, run_id="r")
+        await client.update_watermark("kev", JANUARY, if_none_match=True)
+    assert b'\r\nIf-Match: "7"\r\n' in server.requests[2]
+    assert b'"run_id":"r"' in server.requests[2]
+    assert b"\r\nIf-None-Match: *\r\n" in server.requests[3]
+
+
+async def test_version_of_another_client_is_sent_to_a_service_that_showed_none() -> None:
+    """It is from this service, whose first answer lost its tag; no other addition is sent."""
+    async with served(watermark("kev")) as (client, server):
+        await client.get_watermark("kev")
+        await client.update_watermark("kev", JANUARY, if_match='"7"', run_id="r")
+    assert b'\r\nIf-Match: "7"\r\n' in server.requests[1]
+    assert b"run_id" not in server.requests[1]
+
+
+async def test_health_check_shows_the_additions_before_the_first_write() -> None:
+    """Its tag is the embedded service's, so that a first write is fenced, too."""
+    healthy = http(200, b'{"status": "healthy"}', 'ETag: "0"')
+    async with served(healthy, watermark("kev", 'ETag: "1"')) as (client, server):
+        await client.health_check()
+        await client.update_watermark("kev", JANUARY, if_none_match=True, run_id="r")
+    assert b"\r\nIf-None-Match: *\r\n" in server.requests[1]
+    assert b'"run_id":"r"' in server.requests[1]
 
 
 @pytest.mark.parametrize(

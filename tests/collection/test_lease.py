@@ -572,8 +572,10 @@ def test_lease_that_no_run_should_have_is_refused_when_it_is_told() -> None:
         ({"status": WatermarkStatus.FAILED}, False),
         ({"last_successful_timestamp": at(1).replace(microsecond=999_999)}, True),
         ({"last_successful_timestamp": None}, True),
-        ({"status": "stored"}, True),
         ({"status": None}, True),
+        ({"status": "stored"}, True),
+        ({"status": "error", "last_successful_timestamp": None}, False),
+        ({"status": WatermarkStatus.FAILED, "last_successful_timestamp": None}, False),
     ],
 )
 async def test_success_that_the_service_did_not_store_is_none(
@@ -599,6 +601,22 @@ async def test_success_that_the_service_did_not_store_is_none(
     with pytest.raises(InvalidResponseError, match="did not store that"):
         await collecting
     assert storage.stored["feed"].status == WatermarkStatus.FAILED
+
+
+async def test_begin_that_the_service_did_not_store_collects_nothing() -> None:
+    """A service that answers `failed` to each write has no hold to give."""
+
+    class Failing(ScriptedStorage):
+        """A storage whose writes fail, as it says with 200."""
+
+        async def put_watermark(self, *arguments: Any) -> Watermark:
+            answer = await super().put_watermark(*arguments)
+            return answer.model_copy(update={"status": WatermarkStatus.FAILED})
+
+    sink = MemorySink()
+    with pytest.raises(InvalidResponseError, match="written as running"):
+        await collected(Failing(), [record("1", 1)], sink=sink)
+    assert not sink.rows
 
 
 class Broken(MockStorageClient):

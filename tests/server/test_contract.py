@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -91,6 +92,7 @@ async def test_success_older_than_the_stored_one_is_409(call: Caller) -> None:
     ("more", "field"),
     [
         ({"ledger": {"text": "x" * 16_384}}, "ledger"),
+        ({"ledger": json.loads('{"a":' * 32 + "{}" + "}" * 32)}, "ledger"),
         ({"ledger": [1]}, "ledger"),
         ({"ledger": "pages"}, "ledger"),
         ({"lease_seconds": 0}, "lease_seconds"),
@@ -101,7 +103,7 @@ async def test_success_older_than_the_stored_one_is_409(call: Caller) -> None:
 async def test_addition_that_makes_no_sense_is_refused(
     call: Caller, more: dict[str, object], field: str
 ) -> None:
-    """A ledger is a JSON object of 16 KiB at most, and a lease some seconds."""
+    """A ledger is a JSON object of 16 KiB and 32 levels at most, and a lease some seconds."""
     answer = await call("PUT", path("kev"), success(JANUARY, **more))
     assert (answer.status, answer.json["field"]) == (422, field)
     assert (await call("GET", path("kev"))).status == 404

@@ -16,7 +16,7 @@ from ladon_storage.models import (
     WatermarkStatus,
     WatermarkUpdate,
 )
-from ladon_storage.server.access import add_token
+from ladon_storage.server.access import add_token, digest
 from ladon_storage.server.copying import copy_content
 from ladon_storage.server.database import open_database
 from ladon_storage.server.store import WatermarkDatabase
@@ -24,8 +24,8 @@ from ladon_storage.server.store import WatermarkDatabase
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
-async def filled(file: Path) -> None:
-    """Fill a file with what a service has after a while."""
+async def filled(file: Path) -> bytes:
+    """Fill a file with what a service has after a while; return the digest of its token."""
     store = await WatermarkDatabase.open(file)
     for number in range(30):
         for day in range(3):
@@ -47,19 +47,20 @@ async def filled(file: Path) -> None:
     await store.delete("gone", reason="test")
     await store.close()
     with closing(open_database(file)) as connection:
-        add_token(connection, "team", START, read_only=True, prefix="a/")
+        token = add_token(connection, "team", START, read_only=True, prefix="a/")
         # The last version that was given out is of no line any more.
         connection.execute("DELETE FROM history WHERE source_id = 'gone'")
+    return digest(token.encode())
 
 
-async def content(database: Path | str) -> list[object]:
+async def content(database: Path | str, token: bytes) -> list[object]:
     """Return all that a service says of its sources."""
     store = await WatermarkDatabase.open(database)
     found: list[object] = []
     for each in (await store.page(limit=1000)).watermarks:
         found += [each, each.etag, await store.get(each.source_id)]
         found += (await store.history(each.source_id)).changes
-    found.append(store.has_tokens() and store.token_digest("team"))
+    found.append(store.find_token(token))
     await store.close()
     return found
 
@@ -69,13 +70,13 @@ async def test_content_goes_to_postgresql_and_back_as_it_is(
 ) -> None:
     """Nothing is lost on the way, and no version is given out twice."""
     file, back = tmp_path / "w.db", tmp_path / "back.db"
-    await filled(file)
-    before = await content(file)
+    token = await filled(file)
+    before = await content(file, token)
     copied = copy_content(file, empty_postgres)
     assert (copied.watermarks, copied.changes, copied.tokens) == (33, 94, 1)
-    assert await content(empty_postgres) == before
+    assert await content(empty_postgres, token) == before
     assert copy_content(empty_postgres, back) == copied
-    assert await content(back) == before
+    assert await content(back, token) == before
     for database in (file, empty_postgres, back):
         store = await WatermarkDatabase.open(database)
         held = await store.get("held")
@@ -91,11 +92,11 @@ async def test_database_with_content_is_not_copied_into(
 ) -> None:
     """A second copy, and one from a file that is not there, are refused and change nothing."""
     file = tmp_path / "w.db"
-    await filled(file)
+    token = await filled(file)
     copy_content(file, empty_postgres)
-    before = await content(empty_postgres)
+    before = await content(empty_postgres, token)
     with pytest.raises(ConfigurationError, match="content already"):
         copy_content(file, empty_postgres)
     with pytest.raises(ConfigurationError, match="There is no database"):
         copy_content(tmp_path / "absent.db", empty_postgres)
-    assert await content(empty_postgres) == before
+    assert await content(empty_postgres, token) == before

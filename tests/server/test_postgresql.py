@@ -22,7 +22,7 @@ from ladon_storage.server import (
     postgresql_schema,
     postgresql_writes,
 )
-from ladon_storage.server.access import add_token, revoke_token
+from ladon_storage.server.access import Token, add_token, digest, revoke_token
 from ladon_storage.server.database import migrations as sqlite_migrations
 from ladon_storage.server.postgresql_schema import address_of, migrate, migrations, opened
 from ladon_storage.server.postgresql_servers import MOST_ABANDONED, Servers
@@ -700,13 +700,13 @@ async def test_token_holds_from_the_next_look_on(empty_postgres: str) -> None:
     store = await WatermarkDatabase.open(empty_postgres)
     assert not store.has_tokens()
     with opened(empty_postgres) as connection:
-        add_token(connection, "team", now, read_only=True, prefix="a/")
+        token = add_token(connection, "team", now, read_only=True, prefix="a/")
         with pytest.raises(ConfigurationError, match="already"):
             add_token(connection, "team", now, read_only=True, prefix="a/")
         async with asyncio.timeout(10):
             while not store.has_tokens():
                 await asyncio.sleep(0.01)
-        assert store.token_digest("team") is not None
+        assert store.find_token(digest(token.encode())) == Token("team", True, "a/")
         assert revoke_token(connection, "team")
     async with asyncio.timeout(10):
         while store.has_tokens():

@@ -15,6 +15,7 @@ import pytest
 
 from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.ledger import Ledger
+from ladon_storage.errors import DatabaseError
 from ladon_storage.models import Precondition, WatermarkReset, WatermarkStatus, WatermarkUpdate
 from ladon_storage.server import retention
 from ladon_storage.server.overview import Listing
@@ -173,6 +174,29 @@ async def test_call_may_be_bounded_in_batches(
     await written(store, clock, "kev", 50)
     assert await store.prune(Retention(changes=20), batches=2) == 14
     assert await store.prune(Retention(changes=20), batches=9) == 16
+
+
+async def test_age_beyond_the_calendar_keeps_all_and_the_other_bounds_hold(
+    store: WatermarkDatabase, clock: FakeClock
+) -> None:
+    """An operator who never wants an old line deleted may say so in any number of days."""
+    await written(store, clock, "kev", 50)
+    assert await store.prune(Retention(age=timedelta(days=999_999), changes=20)) == 30
+
+
+async def test_rule_that_fails_leaves_the_others_at_work(
+    store: WatermarkDatabase, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault is raised once the rest is pruned."""
+    await written(store, clock, "kev", 50)
+
+    def fail(*_: object, **__: object) -> list[int]:
+        raise DatabaseError("too slow")
+
+    monkeypatch.setattr(retention, "_old", fail)
+    with pytest.raises(DatabaseError, match="too slow"):
+        await store.prune(Retention(changes=20))
+    assert await lines(store, "kev") == 20
 
 
 @pytest.mark.slow

@@ -142,6 +142,23 @@ async def test_stored_token_is_enough_beyond_loopback(database: Path) -> None:
         assert (await call("GET", path("kev"), headers=bearer(token))).status == 404
 
 
+async def test_last_token_revoked_opens_nothing_beyond_loopback(database: Path) -> None:
+    """A service that others reach answers 401 without any token, until there is one again."""
+    added(database, "only")
+    async with (
+        serving(database, "0.0.0.0") as address,
+        calling(address.replace("0.0.0.0", "127.0.0.1")) as call,
+    ):
+        connection = open_database(database)
+        assert revoke_token(connection, "only")
+        connection.close()
+        for method in ("GET", "PUT"):
+            body = BODY if method == "PUT" else None
+            assert (await call(method, path("kev"), body)).status == 401
+        token = added(database, "next")
+        assert (await call("PUT", path("kev"), BODY, headers=bearer(token))).status == 201
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example"])
 async def test_foreign_name_is_no_way_in(call: Caller, host: str) -> None:
     """A web page whose name was pointed at loopback neither reads nor writes."""
@@ -174,6 +191,8 @@ async def test_allowed_host_is_answered(database: Path) -> None:
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://localhost:1"},
+        {"Origin": "http://["},
+        {"Origin": "http://a\u2100b"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
     ],
