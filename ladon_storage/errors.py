@@ -81,7 +81,7 @@ def encodings_of(*secrets: str) -> tuple[str, ...]:
     """Return secrets in each encoding in which a text may repeat them, the longest first.
 
     >>> encodings_of("p/w d")
-    ('p%2Fw%20d', 'p/w%20d', 'p%2Fw+d', 'p/w d')
+    ('p%2Fw%20d', 'p%2Fw+d', 'p/w%20d', 'p/w d')
     """
     encodings = {
         encoding
