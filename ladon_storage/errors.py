@@ -35,7 +35,7 @@ import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, urlsplit
 
 _BREAKS = re.compile(r"[\n\r\t]+")
 
@@ -54,11 +54,12 @@ def escaped(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    r"""Return a text as one line, with escapes in place of what is not printable.
+    r"""Return a text as one line without secrets, with escapes in place of what is not printable.
 
     >>> visible("kev\x1b[2J and\n  2026 INFO a forged line")
     'kev\\x1b[2J and 2026 INFO a forged line'
     """
+    text = without_secrets(text)
     if text.isprintable():
         return text
     return escaped(" ".join(part.strip() for part in _BREAKS.split(text)).strip())
@@ -66,10 +67,19 @@ def visible(text: str) -> str:
 
 _secrets: set[str] = set()
 
+_SHORTEST_SECRET = 6
+"""Characters of a text that is replaced: of a shorter one, other texts have it by chance."""
+
 
 def keep_secret(secret: str) -> None:
     """Let `without_secrets` replace a secret from now on, in this process."""
-    _secrets.update(encodings_of(secret))
+    try:
+        password = urlsplit(secret).password or ""  # of an address
+    except ValueError:
+        password = ""
+    for each in (secret, password):
+        if len(each) >= _SHORTEST_SECRET and each.strip("*"):
+            _secrets.update(encodings_of(each))
 
 
 def without_secrets(text: str) -> str:
@@ -118,7 +128,7 @@ class LadonStorageError(Exception):
     """The base class of every error of this package."""
 
     def __str__(self) -> str:
-        return visible(without_secrets(super().__str__()))
+        return visible(super().__str__())
 
 
 class ConfigurationError(LadonStorageError, ValueError):

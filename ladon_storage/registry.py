@@ -359,7 +359,7 @@ def _flags_read_as_numbers(given: Mapping[str, Any], read: object) -> Iterator[s
     """Yield each field whose true or false pydantic took as one or zero."""
     for name, value in given.items():
         found = getattr(read, name, None)
-        if isinstance(value, bool) and type(found) in (int, float):
+        if isinstance(value, bool) and type(found) in (int, float) and found == value:
             yield name
         elif isinstance(value, Mapping) and isinstance(found, BaseModel):
             yield from (f"{name}.{each}" for each in _flags_read_as_numbers(value, found))

@@ -69,7 +69,7 @@ def store_at(url: str, seconds: float | None = None) -> CircuitStore:
         except ValueError:
             busy = math.nan
         name = unquote(path)
-        if name and "\0" not in name and 0 < busy < math.inf:
+        if name and "\0" not in name and 0 <= busy < math.inf:
             return SqliteStore(Path(name), busy)
     if url.strip() == "memory://":
         return _memory

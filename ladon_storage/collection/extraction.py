@@ -59,7 +59,9 @@ CHECKPOINT_SECONDS = 10.0
 LISTED = "0" * 30
 """The digest in a position for a listing that is not in one document."""
 
-_TICK = timedelta(microseconds=1)
+_LATER = timedelta(seconds=1)
+"""A later time at any sink, of which one may keep whole seconds."""
+
 _LONGEST_LEAD = timedelta(days=1)
 """The most by which a source's clock may be ahead, or behind unmentioned."""
 
@@ -388,7 +390,7 @@ class _Known:
         """Ask the sink; one that does not look up is not known to be ahead."""
         if not supports(self.sink, SupportsLookup):
             return set()
-        later = {each: time + _TICK for each, time in listed.items()}
+        later = {each: time + _LATER for each, time in listed.items()}
         return later.keys() - await self.sink.lacking(self.source.source_id, later)
 
 

@@ -15,7 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ladon_storage.errors import CollectionError, SourceError, told, visible, without_secrets
+from ladon_storage.errors import (
+    CollectionError,
+    LadonStorageError,
+    SourceError,
+    told,
+    visible,
+    without_secrets,
+)
 
 _LIBRARIES = tuple(map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 
@@ -36,9 +43,10 @@ def errors_fit_to_show(source_id: str) -> Iterator[None]:
         causes = list(_chain(error))[1:]
         for each in (error, *causes):
             _make_fit(each)
-        if _is_fit(error) and all(map(_is_fit, causes)):
+        is_fit = _is_fit(error) or isinstance(error, LadonStorageError)
+        if is_fit and all(map(_is_fit, causes)):
             raise
-        if _is_fit(error) and not isinstance(error, BaseExceptionGroup):
+        if is_fit and not isinstance(error, BaseExceptionGroup):
             raise error from None  # its own text says enough
         text = visible(f"{type(error).__name__}: {told(error)}")
         raise SourceError(text, source_id).with_traceback(error.__traceback__) from None
@@ -98,14 +106,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _make_fit(error: BaseException) -> None:
     with suppress(Exception):  # a custom class may forbid it: see `errors_fit_to_show`
-        error.args = tuple(_fit(each) if isinstance(each, str) else each for each in error.args)
+        error.args = tuple(visible(each) if isinstance(each, str) else each for each in error.args)
+        if isinstance(message := getattr(error, "message", None), str):
+            vars(error)["message"] = visible(message)
         if isinstance(error, OSError) and isinstance(error.strerror, str):
-            error.strerror = _fit(error.strerror)
-        error.__notes__ = [_fit(each) for each in error.__notes__]
-
-
-def _fit(text: str) -> str:
-    return visible(without_secrets(text))
+            error.strerror = visible(error.strerror)
+        error.__notes__ = [visible(each) for each in error.__notes__]
 
 
 def _is_fit(error: BaseException) -> bool:

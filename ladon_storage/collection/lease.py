@@ -413,10 +413,12 @@ def check_stored(answer: Watermark, status: WatermarkStatus | None, timestamp: d
     Raises:
         InvalidResponseError: The service did not store what was written.
     """
-    stored = answer.last_successful_timestamp
-    is_other = status is not None and answer.status not in (None, status)
-    if not isinstance(answer.status, WatermarkStatus) and stored:
-        is_other = False  # a word of the service's own, beside what it stored
+    stored, said = answer.last_successful_timestamp, answer.status
+    is_other = isinstance(said, WatermarkStatus) and status not in (None, said)
+    if status is WatermarkStatus.SUCCESS and not isinstance(said, WatermarkStatus | None):
+        is_other = stored is None  # a word of the service's own, and nothing that was written
+    if status is WatermarkStatus.RUNNING and said is WatermarkStatus.SUCCESS:
+        is_other = False  # a service that keeps outcomes alone
     if status in (None, WatermarkStatus.SUCCESS) and stored and timestamp != EMPTY_WATERMARK:
         is_other |= abs(stored - timestamp) >= _CLOCK_RESOLUTION  # it may keep seconds
     if is_other:

@@ -131,7 +131,7 @@ class KnownContent(Protocol):
         ...
 
     async def ahead(self, listed: Mapping[str, datetime]) -> Set[str]:
-        """Return the ids of ``listed`` of which the sink has a record at a later time."""
+        """Return the ids of ``listed`` of which the sink has a record a second later, or more."""
         ...
 
 

@@ -85,7 +85,9 @@ class Schedule(BaseModel):
             return None
         anchor = self.anchor_date
         if anchor is not None and anchor.tzinfo is None:  # Prefect would read it in UTC
-            anchor = anchor.replace(tzinfo=ZoneInfo(self.timezone))
+            # With its offset, as the deployment has it that this one is compared with.
+            local = anchor.replace(tzinfo=ZoneInfo(self.timezone))
+            anchor = datetime.fromisoformat(local.isoformat())
         entry: dict[str, Any] = {"cron": self.cron, "anchor_date": anchor}
         if self.interval is not None:
             entry["interval"] = self.interval.total_seconds()

@@ -321,7 +321,7 @@ def test_redis_thread_ends_with_its_store(redis_server: RedisServer) -> None:
         "sqlite:///c.db?timeout=soon",
         "sqlite:///c.db?timeout=nan",
         "sqlite:///c.db?timeout=inf",
-        "sqlite:///c.db?timeout=0",
+        "sqlite:///c.db?timeout=-1",
         "sqlite:///c%00.db",
         "mysql://h/x",
         f"redis://:{PASSWORD}@h:port/0",

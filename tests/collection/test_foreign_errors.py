@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import traceback
 import weakref
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pytest
 
 from ladon_storage.collection.credentials import resolve_secret
 from ladon_storage.collection.foreign_errors import cancellations_checked, errors_fit_to_show
-from ladon_storage.errors import CollectionError, SourceError
+from ladon_storage.errors import CollectionError, SourceError, StorageResponseError
 
 
 @dataclass(frozen=True)
@@ -157,3 +158,30 @@ def test_group_of_errors_shows_no_secret(secret: str) -> None:
     with pytest.raises(SourceError) as caught, errors_fit_to_show("own"):
         raise ExceptionGroup("two failed", [ValueError("a"), _RequestError(secret)])
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_error_of_the_package_keeps_its_class_and_its_facts(secret: str) -> None:
+    """Retries and the command's exit code depend on them."""
+    with pytest.raises(StorageResponseError) as caught, errors_fit_to_show("own"):
+        raise StorageResponseError(f"answered 503: {secret}", 503)
+    assert (str(caught.value), caught.value.transient) == ("answered 503: **********", True)
+    assert secret not in repr(vars(caught.value))
+
+
+@pytest.mark.parametrize("word", ["a", "feed", "*****", "*******"])
+async def test_short_secret_does_not_garble_every_text(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text has it by chance, and would be no help."""
+    monkeypatch.setenv("FEED_KEY", word)
+    await resolve_secret("FEED_KEY", "own")
+    with pytest.raises(ValueError, match=re.escape(f"a feed {word}")), errors_fit_to_show("own"):
+        raise ValueError(f"a feed {word}")
+
+
+async def test_password_in_a_secret_address_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver quotes it alone."""
+    monkeypatch.setenv("FEED_URL", "postgresql://u:pw1234@h/db")
+    await resolve_secret("FEED_URL", "own")
+    with pytest.raises(ValueError, match=r"password \*+ is wrong"), errors_fit_to_show("own"):
+        raise ValueError("password pw1234 is wrong")

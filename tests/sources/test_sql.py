@@ -301,7 +301,7 @@ async def test_range_of_texts_in_any_form_has_its_rows(file: File, form: str, ki
 async def test_range_of_texts_with_dates_reads_no_more_than_these(file: File) -> None:
     """A backfill in windows would read each year as often as it has windows."""
     rows = [(n, (utc("2024-01-01") + timedelta(days=n)).isoformat()) for n in range(300)]
-    file.fill(*rows, kind="TEXT")
+    file.fill(*rows, (300, "n/a"), (301, "?"), (302, None), kind="TEXT")
 
     found = await records(file.source(timestamp_format="text"), at(0), utc("2024-01-11"))
 

@@ -119,8 +119,10 @@ class Bounds:
         """Return the bound of a range in the form of the column."""
         if self.is_text and not self.has_dates:
             year = shifted(instant, direction * _IN_ANOTHER_YEAR).year
-            # Less than any text of that year, and no number to SQLite.
-            return f"{year + 1 if direction > 0 else year:04}!"
+            text = f"{year + 1 if direction > 0 else year:04}"
+            # Less than any text of that year in its order by bytes; SQLite takes digits alone for a
+            # number. In another order ! may come after -, and the digits do.
+            return f"{text}!" if self.dialect == "sqlite" else text
         if self.is_text:  # with any offset
             days = timedelta(days=2 if direction > 0 else -1)
             return shifted(instant, days).date().isoformat()

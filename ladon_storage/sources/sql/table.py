@@ -61,7 +61,9 @@ _NOW = {
 _MOST_SAME_PAGES = 4
 """Pages that may repeat the rows of an earlier one, at later times."""
 
+_YEAR = re.compile(r"\d{4}")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
+_LAST = datetime(9998, 1, 1, tzinfo=UTC)
 
 Key = tuple[Any, ...]
 """The timestamp and the id of a row, as the database compares them."""
@@ -221,16 +223,17 @@ class TableReader:
         """Find the form of the timestamps, where the database orders them as texts.
 
         Of all forms that begin with the same year, the one with dashes is the least: the greatest
-        text tells whether there are others.
+        text of a year tells whether there are others. What begins with a letter is behind all.
         """
         if not self.is_text:
             return
         time = self._keys[0].compared
-        years = replace(self._bounds(), has_dates=False).within(None, until)[:1]
+        years = replace(self._bounds(), has_dates=False).within(None, until or _LAST)[:1]
         found = select(self._keys[0].selected).select_from(self._table()).where(*years)
         with self._engine.connect() as connection, connection.begin():
             greatest = connection.execute(found.order_by(time.desc()).limit(1)).scalar()
-        self._has_dates = not isinstance(greatest, str) or _DATE.match(greatest) is not None
+        text = greatest if isinstance(greatest, str) else ""
+        self._has_dates = not _YEAR.match(text) or _DATE.match(text) is not None
 
     def page(
         self, start: datetime | None, until: datetime | None, after: Key | None
