@@ -438,15 +438,17 @@ async def test_event_that_goes_back_is_what_the_feed_says(tmp_path: Path, keep: 
     """As one that was published by mistake, and then as it had been."""
     files, storage = Files(event(0, 9)), ScriptedStorage()
     async with FeedServer(play=files) as server:
-        for listed in (event(1, 5, "wrong"), event(1, 3, "right"), event(1, 3, "right")):
-            files.add(listed)
+        for n, info, requests in ((5, "a", 3), (3, "b", 2), (3, "b", 1), (5, "a", 2), (5, "a", 1)):
+            files.add(event(1, n, info))
+            asked = len(server.asks)
             sink = SqlSink(f"sqlite:///{tmp_path}/records.db", keep=keep)
             await run(feed_at(server), sink, storage, run_id="r", clock=lambda: at(60))
-
-    where = "WHERE replaced_at IS NULL" if keep == "all" else ""
-    with closing(sqlite3.connect(tmp_path / "records.db")) as database:
-        found = database.execute(f"SELECT payload FROM records {where} ORDER BY record_id")
-        assert [json.loads(row[0])["Event"]["info"] for row in found] == ["a", "right"]
+            assert len(server.asks) - asked == requests
+            where = "AND replaced_at IS NULL" if keep == "all" else ""
+            with closing(sqlite3.connect(tmp_path / "records.db")) as database:
+                query = f"SELECT payload FROM records WHERE record_id = '{uuid(1)}' {where}"
+                [(payload,)] = database.execute(query)
+            assert json.loads(payload)["Event"]["info"] == info
 
 
 async def test_events_before_the_first_collection_are_not_requested(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ class Dialect(Protocol):
     def lacking(
         self, connection: Connection, source_id: str, listed: Mapping[str, datetime]
     ) -> list[str]:
-        """Return the ids without a row of that time or later."""
+        """Return the ids without a current row of that time or later."""
         ...
 
     def store(
@@ -155,7 +155,15 @@ def statement(template: str, table: str, keep: Keep, rule: Rule = "newer") -> st
         )
         if rule == "newer":
             on_conflict += " AND {table}.record_timestamp <= excluded.record_timestamp"
-    return template.replace("{on_conflict}", on_conflict).replace("{table}", f'"{table}"')
+    template = template.replace("{on_conflict}", on_conflict).replace(
+        "{current}", current_only(keep)
+    )
+    return template.replace("{table}", f'"{table}"')
+
+
+def current_only(keep: Keep) -> str:
+    """Return the condition for a current row, behind others."""
+    return " AND t.replaced_at IS NULL" if keep == "all" else ""
 
 
 def execute(connection: Connection, asked: str, *rows: Sequence[Any]) -> CursorResult[Any]:

@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from ladon_storage.collection.records import Columns, Record
 from ladon_storage.errors import ConfigurationError, SinkError
-from ladon_storage.sinks.sql.dialect import Compared, Rule, split
+from ladon_storage.sinks.sql.dialect import Compared, Rule, current_only, split
 from ladon_storage.sinks.sql.duckdb_file import DuckdbConnection
 from ladon_storage.sinks.sql.files import check_folder, checked_path, place_of
 from ladon_storage.sinks.sql.tables import Keep
@@ -85,7 +85,7 @@ WHERE source_id = ? AND record_id IN (SELECT unnest(?::VARCHAR[]))
 _LACKING = """
 SELECT page.id FROM (SELECT unnest(?::VARCHAR[]) AS id, unnest(?::TIMESTAMPTZ[]) AS seen) AS page
 WHERE NOT EXISTS (SELECT 1 FROM {table} AS t WHERE t.source_id = ? AND t.record_id = page.id
-                  AND t.record_timestamp >= page.seen)
+                  AND t.record_timestamp >= page.seen{current})
 """
 
 _MARK = """
@@ -128,6 +128,7 @@ class Duckdb:
 
         def about(statement: str) -> str:
             same = " AND t.version = page.version" if keep == "all" else ""
+            statement = statement.replace("{current}", current_only(keep))
             filled = (
                 statement.replace("{same}", same).replace("{page}", _PAGE).replace("{keys}", _KEYS)
             )

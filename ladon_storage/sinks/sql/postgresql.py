@@ -68,7 +68,7 @@ _LACKING = """
 SELECT page.id
 FROM ROWS FROM (json_array_elements_text(%s), json_array_elements_text(%s)) AS page (id, at)
 WHERE (SELECT true FROM {table} AS t WHERE t.source_id = %s AND t.record_id = page.id
-       AND t.record_timestamp >= page.at::timestamptz LIMIT 1) IS NULL
+       AND t.record_timestamp >= page.at::timestamptz{current} LIMIT 1) IS NULL
 """
 
 _MARK = """

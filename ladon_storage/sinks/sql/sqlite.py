@@ -102,7 +102,7 @@ CROSS JOIN {table} AS t ON t.source_id = ? AND t.record_id = page.value
 _LACKING = """
 SELECT page.key FROM json_each(?) AS page WHERE NOT EXISTS (
 SELECT 1 FROM {table} AS t
-WHERE t.source_id = ? AND t.record_id = page.key AND t.record_timestamp >= page.value)
+WHERE t.source_id = ? AND t.record_id = page.key AND t.record_timestamp >= page.value{current})
 """
 
 _INSERTED_ROWS = 240
