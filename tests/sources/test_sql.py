@@ -298,6 +298,18 @@ async def test_range_of_texts_in_any_form_has_its_rows(file: File, form: str, ki
     assert {int(each) for each in ids(await records(source, days[13]))} >= set(range(13, 60))
 
 
+async def test_range_before_the_year_of_another_form_has_its_rows(file: File) -> None:
+    """What a later year has, when the form changed with it, hides nothing of an earlier one."""
+    days = [utc("2024-12-01") + timedelta(days=n) for n in range(40)]
+    forms = {2024: "%Y%m%dT%H%M%SZ", 2025: "%Y-%m-%dT%H:%M:%SZ"}
+    file.fill(*((n, day.strftime(forms[day.year])) for n, day in enumerate(days)), kind="TEXT")
+    source = file.source(timestamp_format="text")
+
+    for until in range(20, 36):
+        found = {int(each) for each in ids(await records(source, days[10], days[until]))}
+        assert found >= set(range(10, until))
+
+
 async def test_range_of_texts_with_dates_reads_no_more_than_these(file: File) -> None:
     """A backfill in windows would read each year as often as it has windows."""
     rows = [(n, (utc("2024-01-01") + timedelta(days=n)).isoformat()) for n in range(300)]

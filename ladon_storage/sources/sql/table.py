@@ -49,7 +49,7 @@ from ladon_storage.sources.sql.keys import (
     with_all_digits,
 )
 from ladon_storage.sources.sql.sessions import MYSQL, reading_engine
-from ladon_storage.sources.sql.values import SqlTimestampFormat, single_precision
+from ladon_storage.sources.sql.values import SqlTimestampFormat, shifted, single_precision
 from ladon_storage.sources.timestamps import PER_SECOND
 
 _NOW = {
@@ -64,6 +64,8 @@ _MOST_SAME_PAGES = 4
 _YEAR = re.compile(r"\d{4}")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
 _LAST = datetime(9998, 1, 1, tzinfo=UTC)
+_EARLIER = timedelta(days=3)
+"""By so much a bound that is a year reaches further than one that is a date."""
 
 Key = tuple[Any, ...]
 """The timestamp and the id of a row, as the database compares them."""
@@ -228,7 +230,9 @@ class TableReader:
         if not self.is_text:
             return
         time = self._keys[0].compared
-        years = replace(self._bounds(), has_dates=False).within(None, until or _LAST)[:1]
+        # No year behind the date that would be the bound: its texts may have another form.
+        end = _LAST if until is None else shifted(until, -_EARLIER)
+        years = replace(self._bounds(), has_dates=False).within(None, end)[:1]
         found = select(self._keys[0].selected).select_from(self._table()).where(*years)
         with self._engine.connect() as connection, connection.begin():
             greatest = connection.execute(found.order_by(time.desc()).limit(1)).scalar()
