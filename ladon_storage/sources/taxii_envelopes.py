@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -33,30 +34,31 @@ _moment = any_timestamps()
 
 @dataclass(frozen=True)
 class Added:
-    """The times at which a page's first and last object were added, and their precision."""
+    """The times at which a page's first and last object were added, and their precision.
 
-    first: datetime
+    The first one is ``None`` where the server does not state it.
+    """
+
+    first: datetime | None
     last: datetime
     step: timedelta
 
 
 def added_in(answer: HttpResponse) -> Added | None:
     """Return the times at which an answer's objects were added; ``None``: it states none."""
-    found = []
-    for name in (ADDED_FIRST, ADDED_LAST):
+    found = {}
+    for name in (ADDED_LAST, ADDED_FIRST):
         text = answer.headers.get(name, "")
-        try:
-            found.append((_moment(text), text))
-        except ValueError:
-            continue
+        with suppress(ValueError):
+            found[name] = _moment(text), text
     if not found:
         return None
-    last, text = found[-1]
+    last, text = next(iter(found.values()))
     fraction = _FRACTION.search(text)
     step = _SECOND if fraction is None else _MICROSECOND
     if fraction is not None and len(fraction[1]) <= 3:
         step = MILLISECOND
-    return Added(found[0][0], last, step)
+    return Added(found[ADDED_FIRST][0] if ADDED_FIRST in found else None, last, step)
 
 
 def total_in(answer: HttpResponse) -> int | None:
@@ -146,7 +148,8 @@ class Order:
         added = envelope.added
         if self.is_undated or added is None or self.until is None:
             return False
-        return added.first >= self.until
+        begins = self.highest if added.first is None else added.first
+        return begins is not None and begins >= self.until
 
     def paged(self, envelope: Envelope, asked_at: datetime | None) -> Iterator[Page]:
         """Yield the objects of a page."""
@@ -155,9 +158,10 @@ class Order:
         added, moment = envelope.added, None
         if added is not None and not self.is_undated:
             # A page that goes back must be visible as such to code that relies on the order.
-            falls = self.highest is not None and added.first < self.highest
-            moment = min(added.first, added.last) if falls else added.last
-            if self.until is not None and added.first < self.until:
+            least = added.last if added.first is None else min(added.first, added.last)
+            falls = self.highest is not None and (added.first or added.last) < self.highest
+            moment = least if falls else added.last
+            if self.until is not None:  # the page is not over
                 moment = min(moment, self.until - _MICROSECOND)
             self.highest = moment if self.highest is None else max(self.highest, moment)
         marks: dict[str, Any] = {"undated": True} if self.is_undated else {}
