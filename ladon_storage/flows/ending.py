@@ -109,6 +109,9 @@ def note_signals() -> None:
     global _is_begun, _signal
     if threading.current_thread() is not threading.main_thread():
         return
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not _note and not getattr(handler, "__module__", "").startswith("prefect."):
+        return  # no run: a caller who only checks parameters keeps the process's handlers
     if not _runs:
         _is_begun, _signal = True, None
     _set_handlers()

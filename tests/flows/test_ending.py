@@ -256,19 +256,24 @@ async def test_intent_of_prefect_is_acknowledged_in_a_run() -> None:
     assert engine._prefect_sigterm_handler is prefects
 
 
+async def test_parameters_that_are_checked_without_a_run_leave_signals_alone() -> None:
+    """Handlers that no run gives back would be taken for the process's own by the next run."""
+    before = [signal.getsignal(each) for each in ending._NOTED]
+    collect_kev.validate_parameters({"source": {"kind": "kev"}})
+    assert [signal.getsignal(each) for each in ending._NOTED] == before
+
+
 async def test_signal_before_the_body_of_a_run_ends_it() -> None:
     """What Prefect's handler raised was lost while the run was set up: its body never begins."""
     before = [signal.getsignal(each) for each in ending._NOTED]
     began = False
-    signal.signal(signal.SIGTERM, lambda *_: None)  # as if what it raises were lost
-    try:
+    with engine.capture_sigterm():
         ending.note_signals()
-        os.kill(os.getpid(), signal.SIGTERM)
+        with suppress(TerminationSignal):  # as if it were raised in a callback of the loop
+            os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(TerminationSignal), ending.signals_noted():
             began = True
         assert ending.signal_noted() == "SIGTERM"
-    finally:
-        signal.signal(signal.SIGTERM, before[0])
     assert not began
     assert [signal.getsignal(each) for each in ending._NOTED] == before
     with ending.signals_noted():
