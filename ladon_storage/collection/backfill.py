@@ -34,7 +34,7 @@ from ladon_storage.collection.protocols import (
 from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.resume import latest
-from ladon_storage.collection.run import ExtractCallable, extract
+from ladon_storage.collection.run import ExtractCallable, beside_runs, extract
 from ladon_storage.collection.sharing import SharedSink
 from ladon_storage.collection.stores import watermark_store
 from ladon_storage.collection.summaries import one_line
@@ -141,6 +141,8 @@ async def backfill(
         lease = None
         if first_collection:
             lease = await held.enter_async_context(_held(source, storage, run))
+        else:
+            collect = beside_runs(collect, storage)
         await progress.read()
         if workers > 1 and not isinstance(sink, SharedSink):
             sink = SharedSink(sink)

@@ -262,6 +262,8 @@ class Extraction:
                 position = position.model_copy(update={"document": LISTED if had_some else None})
         moved = position if _differ(position, self._position) else None
         if len(page) or moved:
+            if self._lease is not None:
+                await self._lease.confirm()
             result = await self._sink.write(
                 self._source.source_id, page, run_id=self._run.run_id, position=moved
             )
@@ -357,6 +359,8 @@ class Extraction:
                 "id, so its removed records are unknown, and nothing is marked.",
             )
             return
+        assert self._lease is not None  # noqa: S101 - of a full snapshot
+        await self._lease.confirm()
         counts.removed = await sink.mark_removed(
             self._source.source_id, counts.present, self._limits.removed_share
         )

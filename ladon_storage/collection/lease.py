@@ -2,6 +2,7 @@
 
 - Each write carries the version tag of the write before it. So another writer in between, a faster
   run or an operator, wins, and the loser writes nothing more, not even `failed`.
+- Records are stored by a run that was awake: one that slept for a lease asks for the source first.
 - A watermark with `running` that was written less than a lease ago belongs to that run. A live run
   writes it again three times a lease, so a killed run blocks others no longer than one lease.
 - The age of a write is by the service's clock alone: the time of the response and the time of the
@@ -20,6 +21,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from ladon_storage.collection.protocols import Run, SupportsHistory, WatermarkStore
@@ -59,6 +61,13 @@ and a page of them must fit into a response.
 _CLOCK_RESOLUTION = timedelta(seconds=1)
 """The resolution of a service's `Date`."""
 
+awake_or_asleep: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic
+)
+"""Seconds that never go back, and that also pass while the machine sleeps, where it counts them."""
+
 _LONGEST_ERROR = 2_000 - len(" …")
 
 
@@ -78,7 +87,7 @@ class SourceLease:
         source_id: str,
         run: Run,
         *,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = awake_or_asleep,
     ) -> None:
         self.run_id = run.run_id
         self.stored: Watermark | None = None
@@ -100,6 +109,8 @@ class SourceLease:
         self._writing = asyncio.Lock()
         self._conflict: WatermarkConflictError | None = None
         self._unanswered: WatermarkStatus | None = None
+        self._awake = monotonic()
+        self._slept = False
 
     async def read(self) -> bool:
         """Read the watermark, and return whether the source is free for this run.
@@ -260,13 +271,18 @@ class SourceLease:
         owner = asyncio.current_task()
         assert owner is not None  # noqa: S101 - a coroutine runs in a task
         beating: asyncio.Task[None] | None = None
+        waiting: asyncio.TimerHandle
+        later = asyncio.get_running_loop().call_later
 
-        def begin() -> None:
-            nonlocal beating
-            beating = asyncio.create_task(self._renew(owner), name=f"lease of {self.source_id}")
+        def beat() -> None:
+            nonlocal beating, waiting
+            self._note_awake()
+            if self._conflict is None and (beating is None or beating.done()):
+                beating = asyncio.create_task(self._renew(owner), name=f"lease of {self.source_id}")
+            waiting = later(self._renewal_seconds, beat)
 
         # Nearly all runs end sooner, and need no task.
-        waiting = asyncio.get_running_loop().call_later(self._renewal_seconds, begin)
+        waiting = later(self._renewal_seconds, beat)
         try:
             yield
         except GeneratorExit:  # a coroutine that is being closed cannot await
@@ -291,22 +307,38 @@ class SourceLease:
         return self._lease.total_seconds() / RENEWALS_PER_LEASE
 
     async def _renew(self, owner: asyncio.Task[object]) -> None:
-        while True:
-            try:
-                await self._hold()
-            except WatermarkConflictError as conflict:
-                self._conflict = conflict
-                owner.cancel()
-                return
-            except StorageError as error:
-                # The run goes on: whether it still holds the source shows at its next write.
-                logger.warning(
-                    "The lease of source %r could not be renewed: %s",
-                    self.source_id,
-                    error,
-                    extra={"source_id": self.source_id},
-                )
-            await asyncio.sleep(self._renewal_seconds)
+        try:
+            await self._hold()
+        except WatermarkConflictError as conflict:
+            self._conflict = conflict
+            owner.cancel()
+        except StorageError as error:
+            # The run goes on: whether it still holds the source shows at its next write.
+            logger.warning(
+                "The lease of source %r could not be renewed: %s",
+                self.source_id,
+                error,
+                extra={"source_id": self.source_id},
+            )
+
+    async def confirm(self) -> None:
+        """Acquire the source again before a write to the sink, if this run slept for a lease.
+
+        One that was stopped, or suspended with its machine, may hold a page from before another
+        run took over. One that was awake goes on, also where it could not renew its lease.
+
+        Raises:
+            WatermarkConflictError: Another run took over.
+            StorageError: Whether one did is unknown.
+        """
+        self._note_awake()
+        if self._slept:
+            await self._hold()
+
+    def _note_awake(self) -> None:
+        now = self._monotonic()
+        self._slept = self._slept or now - self._awake >= self._lease.total_seconds()
+        self._awake = now
 
     async def checkpoint(self, timestamp: datetime, records: int) -> None:
         """Write the timestamp that is durable so far as `success`, and keep the source."""
@@ -369,6 +401,7 @@ class SourceLease:
             return await self._storage.put_watermark(self.source_id, update, condition)
 
         async with self._writing:
+            self._note_awake()
             try:
                 try:
                     answer = await put()
@@ -381,7 +414,7 @@ class SourceLease:
             except BaseException:
                 self._unanswered = status
                 raise
-            self._unanswered = None
+            self._unanswered, self._slept = None, False
             self._etag = answer.etag
             self._hear(answer)
             check_stored(answer, status, timestamp)

@@ -32,7 +32,7 @@ from ladon_storage.collection.protocols import (
 )
 from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page
-from ladon_storage.collection.run import ExtractCallable, extract
+from ladon_storage.collection.run import ExtractCallable, beside_runs, extract
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import collected_up_to
 
@@ -81,6 +81,8 @@ class Reconciliation(BaseModel):
 class ComparingSink:
     """A sink that notes the records that are new to it, and keeps its position and its marks.
 
+    Of a range that is read again it notes nothing: it has those records by then.
+
     Args:
         sink: The sink that makes records durable.
         horizon: The timestamp up to which all records should be there already.
@@ -89,12 +91,14 @@ class ComparingSink:
     def __init__(self, sink: Sink, horizon: datetime) -> None:
         self._sink = sink
         self._horizon = horizon
+        self._readings = 0
         self.due = self.missed = self.changed = self.early = 0
         self.missed_ids: list[str] = []
         self.changed_ids: list[str] = []
 
     async def __aenter__(self) -> Self:
         await self._sink.__aenter__()
+        self._readings += 1
         if supports(self._sink, SupportsCount):
             self.count_records = self._sink.count_records
         return self
@@ -118,6 +122,8 @@ class ComparingSink:
                 "changed ones, so missed records are unknown. Let its write return a "
                 "WriteResult."
             )
+        if self._readings > 1:
+            return result
         missed = [each.record_id for each in result.new if each.timestamp <= self._horizon]
         self.due += sum(each.timestamp <= self._horizon for each in page.records)
         self.missed += len(missed)
@@ -182,7 +188,7 @@ async def reconcile(
     horizon = min(watermark, clock()) - (source.overlap or timedelta(0))
     comparing = ComparingSink(sink, horizon)
     this = Run(run_id, limits, clock, on_progress, asked=asked, stored=asked)
-    collected = await extract(source, comparing, this)
+    collected = await beside_runs(extract, storage)(source, comparing, this)
     return Reconciliation(
         source_id=source.source_id,
         run_id=run_id,

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from ladon_storage.collection.extraction import Extraction
+from ladon_storage.collection.findings import tell
 from ladon_storage.collection.foreign_errors import cancellations_checked, errors_fit_to_show
 from ladon_storage.collection.garbage import objects_set_aside
 from ladon_storage.collection.lateness import Lateness
@@ -43,17 +44,20 @@ from ladon_storage.collection.ranges import ALL_TIME, TimeRange
 from ladon_storage.collection.resume import ResumePoint, latest, plan_resume
 from ladon_storage.collection.standby import Holder, WhenBusy
 from ladon_storage.errors import ConfigurationError, WatermarkConflictError
-from ladon_storage.models import meant
+from ladon_storage.models import Watermark, WatermarkStatus, meant
 
 logger = logging.getLogger(__name__)
 
 _NOTHING_YET = ExtractionResult()
 
+MOST_READINGS = 3
+"""The most readings of a range, until a reading beside the regular runs gives up being alone."""
+
 
 class Report(Ledger):
     """The result of one run: its ledger, and its watermark.
 
-    The watermark is ``None`` for a backfill, which neither reads nor writes it, and for a source of
+    The watermark is ``None`` for a backfill, which leaves it alone, and for a source of
     which nothing was ever collected. ``skipped`` is the run that held the source, where this one
     collected nothing for that reason.
     """
@@ -104,6 +108,51 @@ async def extract(
                 run = replace(run, asked=ALL_TIME, stored=TimeRange(begin.origin))
             with objects_set_aside():
                 return await Extraction(source, sink, begin, run, lease).run()
+
+
+def beside_runs(extract: ExtractCallable, storage: WatermarkStore) -> ExtractCallable:
+    """Return ``extract`` for a range that is read beside the regular runs, without their lease.
+
+    An answer that was on its way while a regular run stored a later content puts the earlier one
+    back where both have the same timestamp. So a reading that changed records while a regular run
+    wrote the watermark is repeated: the last answer is younger than that run's.
+
+    Args:
+        extract: The function that reads and writes the pages.
+        storage: The storage of the watermark, which is only read.
+    """
+
+    async def extract_beside(
+        source: Source, sink: Sink, run: Run, lease: SourceLease | None = None
+    ) -> ExtractionResult:
+        first: ExtractionResult | None = None
+        for _ in range(MOST_READINGS):
+            before = await storage.get_watermark(source.source_id)
+            collected = await extract(source, sink, run, lease)
+            first = first or collected
+            if not collected.records_changed:
+                return first
+            if _is_alone(before, await storage.get_watermark(source.source_id)):
+                return first
+        assert first is not None  # noqa: S101 - it was read at least once
+        tell(
+            logging.WARNING,
+            source,
+            f"Source {source.source_id!r} was read {MOST_READINGS} times, changed records each "
+            "time, and was collected by regular runs meanwhile: a record may have an earlier "
+            "content. Read it again while no regular run does.",
+        )
+        return first
+
+    return extract_beside
+
+
+def _is_alone(before: Watermark | None, after: Watermark | None) -> bool:
+    """Return whether no regular run wrote the watermark in between, nor is at work now."""
+    if before is None or after is None:
+        return before is after
+    is_written = (before.etag, before.last_run_timestamp) != (after.etag, after.last_run_timestamp)
+    return not is_written and after.status != WatermarkStatus.RUNNING
 
 
 async def run(
@@ -165,6 +214,7 @@ async def run(
     with cancellations_checked(source.source_id):
         await storage.health_check()
         if asked.is_bounded:
+            extract = beside_runs(extract, storage)
             collected = await extract(source, sink, replace(this, asked=asked, stored=asked))
             return _report(source, run_id, collected, began, backfill=True)
         lease = SourceLease(storage, source.source_id, this)

@@ -22,7 +22,7 @@ from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.collection.ledger import ExtractionResult
 from ladon_storage.collection.protocols import Limits, Run, Sink, Source, WatermarkStore
 from ladon_storage.collection.ranges import TimeRange
-from ladon_storage.collection.run import ExtractCallable, extract
+from ladon_storage.collection.run import ExtractCallable, beside_runs, extract
 from ladon_storage.collection.sharing import CheckedStorage, SharedSink
 from ladon_storage.collection.summaries import one_line
 from ladon_storage.connect import share_hosts_of, shared_client
@@ -92,7 +92,9 @@ async def backfill(
         run_id = str(runtime.flow_run.id or uuid4())
         batch = None
         if workers > 1 and not is_local():
-            elsewhere = _Elsewhere(source, sink, settings, run_id, limits)
+            elsewhere = _Elsewhere(
+                source, sink, settings, run_id, limits, is_beside_runs=not first_collection
+            )
             batch = elsewhere.collect
         async with shared_connections():
             with secret_lookup(secret_block):
@@ -122,6 +124,7 @@ class _Elsewhere:
     storage: StorageSettings
     run_id: str
     limits: Limits
+    is_beside_runs: bool
     parts: tuple[TimeRange, ...] = ()
 
     async def collect(self, parts: list[TimeRange]) -> list[ExtractionResult | Exception]:
@@ -154,6 +157,9 @@ async def _collect_windows(_label: str, given: bytes) -> list[ExtractionResult |
     add_to_path(Path.cwd())
     share_hosts_of(job.storage)
     found: list[ExtractionResult | str] = []
+    read: ExtractCallable = extract
+    if job.is_beside_runs:
+        read = beside_runs(extract, shared_client(job.storage))
     with secret_lookup(secret_block):
         sink = SharedSink(await resolve_sink(job.sink))
         try:
@@ -161,7 +167,7 @@ async def _collect_windows(_label: str, given: bytes) -> list[ExtractionResult |
                 for part in job.parts:
                     run = Run(job.run_id, job.limits, asked=part)
                     try:
-                        found.append(await extract(source_from(job.source), sink, run))
+                        found.append(await read(source_from(job.source), sink, run))
                     except Exception as error:  # as text: not every error survives the way back
                         found.append(one_line(error))
         finally:

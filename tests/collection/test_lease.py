@@ -15,7 +15,8 @@ from ladon_storage import MockStorageClient, StorageServiceClient
 from ladon_storage.collection import lease as module
 from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.protocols import Limits, Run
-from ladon_storage.collection.run import Report, run
+from ladon_storage.collection.records import Page
+from ladon_storage.collection.run import Report, extract, run
 from ladon_storage.errors import (
     InvalidResponseError,
     SourceBusyError,
@@ -25,7 +26,14 @@ from ladon_storage.errors import (
 )
 from ladon_storage.models import EMPTY_WATERMARK, Watermark, WatermarkStatus, WatermarkUpdate
 from ladon_storage.testing.clock import FakeClock
-from ladon_storage.testing.doubles import MemorySink, ScriptedSource, ScriptedStorage, at, record
+from ladon_storage.testing.doubles import (
+    MemorySink,
+    RememberingSink,
+    ScriptedSource,
+    ScriptedStorage,
+    at,
+    record,
+)
 from tests.base_service import base_service
 from tests.service import calling, embedded_service, path
 
@@ -279,6 +287,68 @@ async def test_now_is_the_services_time_and_what_passed_since() -> None:
     clock.advance(9)
     await lease.acquire()
     assert lease.now() == NOW + timedelta(seconds=9)
+
+
+async def asleep(
+    storage: ScriptedStorage, sink: MemorySink, *meanwhile: Callable[[], Any], seconds: float = 60
+) -> None:
+    """Collect a page that was there before this process slept, and others did what they do."""
+    clock = FakeClock()
+    limits = Limits(lease=timedelta(seconds=60))
+    this = Run("run-1", limits, clock=lambda: NOW)
+    lease = SourceLease(storage, "feed", this, monotonic=clock)
+    await lease.read()
+    await lease.begin()
+    source = ScriptedSource([lambda: clock.advance(seconds), *meanwhile, [record("1", 10)]])
+    async with lease.renewed():
+        await extract(source, sink, this, lease)
+
+
+async def test_run_that_slept_for_a_lease_stores_nothing_over_who_took_over() -> None:
+    """Its page is older than what the other run has stored by now."""
+    storage, sink = ScriptedStorage(), RememberingSink()
+    with pytest.raises(WatermarkConflictError, match="run 'other'"):
+        await asleep(storage, sink, lambda: running(storage, seconds_ago=0))
+    assert not sink.rows
+    assert not sink.noted
+
+
+async def test_run_that_slept_and_gets_no_answer_stores_nothing() -> None:
+    """Whether another run took over is unknown; the next run reads the page again."""
+    storage, sink = ScriptedStorage(), MemorySink()
+    storage.plan("running", None, StorageConnectionError("no answer"))
+    with pytest.raises(StorageConnectionError):
+        await asleep(storage, sink)
+    assert not sink.rows
+
+
+@pytest.mark.parametrize("seconds", [59, 60, 3_600])
+async def test_run_that_slept_and_still_holds_its_source_goes_on(seconds: float) -> None:
+    """It asks once, and only after a whole lease."""
+    storage, sink = ScriptedStorage(), MemorySink()
+    await asleep(storage, sink, seconds=seconds)
+    assert sink.ids == ["1"]
+    assert storage.calls.count("running") == 1 + (seconds >= 60)
+
+
+async def test_run_that_slept_marks_nothing_as_removed() -> None:
+    """The listing that lacks a record is older than the run that stored it."""
+    storage, sink = ScriptedStorage(), RememberingSink()
+    clock = FakeClock()
+    this = Run("run-1", clock=lambda: NOW)
+    lease = SourceLease(storage, "feed", this, monotonic=clock)
+    await lease.read()
+    await lease.begin()
+    await sink.write("feed", Page([record("2", 2)]))
+
+    def sleep() -> None:
+        clock.advance(60)
+        running(storage, seconds_ago=0)
+
+    source = ScriptedSource([[record("1", 1)], sleep, Page()], overlap=None)
+    with pytest.raises(WatermarkConflictError):
+        await extract(source, sink, this, lease)
+    assert not sink.removed
 
 
 async def test_begin_renewal_and_failure_are_dated_by_the_services_time() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from ladon_storage.collection.backfill import backfill
 from ladon_storage.collection.protocols import Limits, SupportsPosition
 from ladon_storage.collection.reconciliation import NAMED, Reconciliation, reconcile
-from ladon_storage.collection.run import run
+from ladon_storage.collection.run import MOST_READINGS, run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.models import EMPTY_WATERMARK
 from ladon_storage.sinks import sink_from
@@ -24,16 +25,32 @@ def sink_of(folder: Path, keep: str = "latest") -> Any:
     return sink_from({"url": f"sqlite:///{folder}/records.db", "keep": keep})
 
 
-async def collected(folder: Path, *runs: list[Step], limits: Limits = Limits()) -> ScriptedStorage:  # noqa: B008
+async def collected(
+    folder: Path,
+    *runs: list[Step],
+    limits: Limits = Limits(),  # noqa: B008
+    keep: str = "latest",
+) -> ScriptedStorage:
     """Return the storage after regular runs that were shown these pages."""
     storage = ScriptedStorage(now=lambda: at(1_000))
-    source = ScriptedSource(*runs, overlap=OVERLAP)
-    for number in range(len(runs)):
-        await run(
-            source, sink_of(folder), storage,
-            run_id=f"regular-{number}", limits=limits, clock=lambda: at(1_000),
-        )  # fmt: skip
+    for pages in runs:
+        await regular(folder, storage, *pages, limits=limits, keep=keep)
     return storage
+
+
+async def regular(
+    folder: Path,
+    storage: ScriptedStorage,
+    *pages: Step,
+    limits: Limits = Limits(),  # noqa: B008
+    keep: str = "latest",
+) -> None:
+    """Collect pages, as a regular run does."""
+    source = ScriptedSource(list(pages), overlap=OVERLAP)
+    await run(
+        source, sink_of(folder, keep), storage,
+        run_id="regular", limits=limits, clock=lambda: at(1_000),
+    )  # fmt: skip
 
 
 async def again(
@@ -167,3 +184,57 @@ async def test_source_that_fails_fails_the_reconciliation(tmp_path: Path) -> Non
         await again(tmp_path, storage, [[record("2", 2)], SourceError("the feed broke")])
     assert storage.stored["feed"].status == "success"
     assert ("2",) in table(tmp_path / "records.db")
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+@pytest.mark.parametrize("how", ["reconcile", "since", "windows"])
+async def test_later_content_of_a_regular_run_meanwhile_stays_current(
+    how: str, keep: str, tmp_path: Path
+) -> None:
+    """An answer from before that run has an earlier content under the same timestamp."""
+    later, beside = [record("1", 1, "later")], [record("1", 1), record("2", 2)]
+    storage = await collected(tmp_path, [beside], keep=keep)
+
+    async def collect() -> None:
+        await regular(tmp_path, storage, later, keep=keep)
+
+    source = ScriptedSource([collect, beside], [later], overlap=OVERLAP)
+    if how == "reconcile":
+        result = await reconcile(
+            source, sink_of(tmp_path, keep), storage, run_id="again", clock=lambda: at(1_000)
+        )
+        assert (result.missed, result.changed) == (0, 1)
+    elif how == "since":
+        await run(source, sink_of(tmp_path, keep), storage, run_id="again", since=at(0))
+    else:
+        await backfill(source, sink_of(tmp_path, keep), storage, at(0), at(60), run_id="again")
+    columns = "record_id, payload" + ", replaced_at IS NULL" * (keep == "all")
+    current = {row[0]: row[1] for row in table(tmp_path / "records.db", columns) if row[-1]}
+    assert sorted(name for name, payload in current.items() if "later" in payload) == ["1"]
+
+
+async def test_reading_that_changes_nothing_is_not_repeated(tmp_path: Path) -> None:
+    """A regular run beside it is no reason to ask the source twice."""
+    storage = await collected(tmp_path, [[record("1", 1)]])
+    pages: list[Step] = [lambda: regular(tmp_path, storage, []), [record("1", 1)]]
+    assert (await again(tmp_path, storage, pages)).changed == 0
+
+
+async def test_reading_alone_is_not_repeated(tmp_path: Path) -> None:
+    """What it changed is what the source has now."""
+    storage = await collected(tmp_path, [[record("1", 1)]])
+    result = await again(tmp_path, storage, [[record("1", 1, "later")]])
+    assert result.changed == 1
+
+
+async def test_reading_that_is_never_alone_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A source that changes in each of several readings beside regular runs may need another."""
+    storage = await collected(tmp_path, [[record("1", 1)]])
+    storage.put("feed", status="running", last_successful_timestamp=at(1))
+    runs: list[list[Step]] = [[[record("1", 1, str(number))]] for number in range(MOST_READINGS)]
+    source = ScriptedSource(*runs, overlap=OVERLAP)
+    await reconcile(source, sink_of(tmp_path), storage, run_id="again", clock=lambda: at(1_000))
+    assert not source.runs
+    assert "'feed' was read 3 times, changed records each time" in caplog.text

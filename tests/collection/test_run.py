@@ -546,8 +546,8 @@ async def test_failing_sink_leaves_the_watermark_and_the_next_run_brings_all() -
     assert (report.records_written, report.watermark_after) == (1, at(2))
 
 
-async def test_backfill_reads_its_range_and_asks_nothing_of_the_watermark() -> None:
-    """A backfill neither reads nor writes the watermark, and its report says what it was."""
+async def test_backfill_reads_its_range_and_leaves_the_watermark_alone() -> None:
+    """A backfill writes no watermark, and its report says what it was."""
     storage, sink = ScriptedStorage(), MemorySink()
     source = ScriptedSource([[record("1", 1)]], overlap=None)
 
@@ -559,7 +559,7 @@ async def test_backfill_reads_its_range_and_asks_nothing_of_the_watermark() -> N
         until=at(20),
     )
 
-    assert storage.calls == ["health"]
+    assert storage.calls == ["health", "get"]
     assert source.ranges == [(at(0), at(20))]
     assert report.backfill
     assert (report.start, report.until) == (at(0), at(20))
