@@ -117,6 +117,14 @@ def note_signals() -> None:
     _set_handlers()
 
 
+def forget_signals() -> None:
+    """Give the handlers back that were set for a run which ended before its body."""
+    global _is_begun
+    if _is_begun and not _runs and threading.current_thread() is threading.main_thread():
+        _is_begun = False
+        _restore_handlers()
+
+
 @contextmanager
 def signals_noted() -> Iterator[None]:
     """Note the signals that end this process, and let SIGHUP end it as SIGTERM does.
@@ -192,11 +200,16 @@ def _set_handlers() -> None:
 def _give_handlers_back() -> None:
     global _runs
     _runs -= 1
-    for number in list(_handlers) if not _runs else ():
+    if not _runs:
+        _restore_handlers()
+
+
+def _restore_handlers() -> None:
+    for number in list(_handlers):
         before = _handlers.pop(number)
         if signal.getsignal(number) is _note:  # another one may have been set meanwhile
             signal.signal(number, before)
-    if _PREFECTS is not None and not _runs:
+    if _PREFECTS is not None:
         vars(engine)["_prefect_sigterm_handler"] = _PREFECTS
 
 

@@ -31,7 +31,7 @@ from ladon_storage.collection.credentials import (
 from ladon_storage.collection.protocols import Sink, Source
 from ladon_storage.collection.summaries import source_label
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.flows.ending import note_signals
+from ladon_storage.flows.ending import forget_signals, note_signals
 from ladon_storage.flows.forms import BLOCKS, form_signature, titles_of
 from ladon_storage.flows.naming import NameOf, named_run
 from ladon_storage.flows.run_logs import say_settings_in_sentences
@@ -188,9 +188,8 @@ class CheckedFlow(Flow[P, R]):
         """Start a run, if no secret is among its parameters."""
         given = {name: value for name, value in kwargs.items() if name not in _PREFECTS}
         refuse_secrets(get_call_parameters(self.fn, args, given), self._source)
-        if kwargs.get("return_state"):
-            return super().__call__(*args, **kwargs)
-        return _result_of(super().__call__(*args, **{**kwargs, "return_state": True}))
+        run = _state_of(super().__call__(*args, **{**kwargs, "return_state": True}))
+        return run if kwargs.get("return_state") else _result_of(run)
 
     def with_options(self, **options: Any) -> Any:
         """Return the same flow with other options, the same checks and the same form."""
@@ -223,6 +222,13 @@ class CheckedFlow(Flow[P, R]):
             for name, value in parameters.items()
         }
         return super().serialize_parameters(told)
+
+
+async def _state_of(run: Awaitable[State[R]]) -> State[R]:
+    try:
+        return await run
+    finally:
+        forget_signals()
 
 
 async def _result_of(run: Awaitable[State[R]]) -> R:

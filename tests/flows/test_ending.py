@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 from prefect import get_client
 from prefect.client.schemas.objects import State
-from prefect.exceptions import TerminationSignal
+from prefect.exceptions import ParameterTypeError, TerminationSignal
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 from prefect.utilities import engine
@@ -47,10 +46,7 @@ HANGING = Answer(b'{"count": 2', stall_at=5)
 
 @pytest.fixture(autouse=True)
 def _no_signal_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep from each test what another one left: a signal, the handlers of a run without a body."""
-    if threading.current_thread() is threading.main_thread():
-        with ending.signals_noted():
-            pass
+    """Keep from each test the signal that another one left."""
     monkeypatch.setattr(ending, "_signal", None)
 
 
@@ -260,6 +256,14 @@ async def test_parameters_that_are_checked_without_a_run_leave_signals_alone() -
     """Handlers that no run gives back would be taken for the process's own by the next run."""
     before = [signal.getsignal(each) for each in ending._NOTED]
     collect_kev.validate_parameters({"source": {"kind": "kev"}})
+    assert [signal.getsignal(each) for each in ending._NOTED] == before
+
+
+async def test_run_that_ends_before_its_body_leaves_no_handler() -> None:
+    """Who interrupts the program later meets the program's own handlers."""
+    before = [signal.getsignal(each) for each in ending._NOTED]
+    with pytest.raises(ParameterTypeError):
+        await collect_kev(source={"kind": "kev"}, limits={"lease": "never"})
     assert [signal.getsignal(each) for each in ending._NOTED] == before
 
 
