@@ -25,6 +25,7 @@ from ladon_storage.collection.json_values import (
     payload_texts,
     without,
 )
+from ladon_storage.errors import without_secrets
 from ladon_storage.values import instant_text, to_utc
 
 PAGE_RECORDS = 1_000
@@ -323,6 +324,9 @@ class Columns(MutableSequence[Record]):
 class Reject:
     """One item that cannot be used, on its way to the quarantine.
 
+    A reason often quotes an error, and goes to logs, ledgers and metrics: like an error, a reject
+    shows no secret that this process has looked up.
+
     Args:
         reason: The fault, as a sentence for a reader.
         raw: The item as the source gave it.
@@ -332,6 +336,10 @@ class Reject:
     reason: str
     raw: str
     record_id: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", without_secrets(self.reason))  # frozen
+        object.__setattr__(self, "raw", without_secrets(self.raw))
 
     @classmethod
     def of(cls, reason: object, item: object, record_id: object = None) -> Self:
