@@ -3,6 +3,7 @@
 - A slow sink makes fewer, larger commits. Pages that come quickly one after another wait a moment
   for those that follow: a commit costs as much as hundreds of records, and the rewriting of an
   index whose keys come in no order even more. A page of a slow source is written at once.
+- A page is copied when it arrives: its source goes on before it is written, and may use it again.
 - Prefetching stops at a number of characters: memory does not grow with the number of records.
 """
 
@@ -130,6 +131,8 @@ class _Prefetch:
             try:
                 async for page in self._pages:
                     self._note_arrival()
+                    if isinstance(page, Page):  # what is none is refused where it is taken
+                        page = page.copy()
                     self._waiting.append(page)
                     self._characters += page.characters
                     self._records += len(page)

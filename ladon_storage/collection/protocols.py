@@ -105,7 +105,8 @@ class Source(Protocol):
         """Yield the pages that the source delivers for ``start <= timestamp < until``.
 
         ``None`` sets no bound. The range is only requested from the source, and filters nothing:
-        all delivered records are yielded, and stored.
+        all delivered records are yielded, and stored. A page is read ahead, so it is copied as it
+        is yielded: what the source does with it afterwards changes nothing.
         """
         ...
 

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from itertools import chain
@@ -242,6 +242,20 @@ class Columns(MutableSequence[Record]):
             made._records = list(chain.from_iterable(several))
         return made
 
+    def copy(self) -> Columns:
+        """Return a copy that no later change reaches, of the columns or of a `Record`.
+
+        Records of a derived class may have more than the columns, and stay the same objects.
+        """
+        made = Columns(
+            list(self.ids), list(self.timestamps), list(self.payloads), list(self.versions)
+        )
+        if self._instants is not None:
+            made._instants = list(self._instants)
+        if self._records is not None and not {Record}.issuperset(map(type, self._records)):
+            made._records = list(self._records)
+        return made
+
     def at(self, places: Sequence[int]) -> Columns:
         """Return the records at some places."""
         made = Columns(
@@ -403,6 +417,15 @@ class Page:
         texts = sum(map(len, payloads))
         texts += sum(map(len, [each.raw for each in self.rejects]))
         return texts + _ITEM_CHARACTERS * (len(self) + len(self.listed))
+
+    def copy(self) -> Page:
+        """Return the page as it is now, whatever its source does with it afterwards."""
+        return replace(
+            self,
+            records=Columns.of(self.records).copy(),
+            rejects=list(self.rejects),
+            listed=list(self.listed),
+        )
 
     @classmethod
     def of(cls, pages: Sequence[Page]) -> Page:

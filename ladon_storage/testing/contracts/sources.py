@@ -129,8 +129,8 @@ class SourceContract:
     async def read(
         self, source: Any, start: datetime | None = None, until: datetime | None = None
     ) -> list[Page]:
-        """Return the pages of a range."""
-        return [page async for page in source.pages(start, until)]
+        """Return the pages of a range, as the engine takes them."""
+        return [page.copy() async for page in source.pages(start, until)]
 
     @pytest.fixture(autouse=True)
     def _impatient_retries(self) -> Iterator[None]:
