@@ -51,7 +51,8 @@ class Record:
         version: The hash of its content; the same content has the same version for ever.
 
     Raises:
-        ValueError: ``record_id`` cannot be stored, or ``timestamp`` leaves the years 1 to 9999.
+        ValueError: ``record_id`` cannot be stored, or ``timestamp`` is no `datetime.datetime`, or
+            leaves the years 1 to 9999.
     """
 
     record_id: str
@@ -60,12 +61,14 @@ class Record:
     version: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.record_id, str) or not self.record_id:
+        if type(self.record_id) is not str:
+            self.record_id = _plain(self.record_id)
+        if not self.record_id:
             raise ValueError("the id of a record should be a text that is not empty")
         if not self.record_id.isascii() or "\0" in self.record_id:
             _check_text(self.record_id)
-        if self.timestamp.tzinfo is not UTC:
-            self.timestamp = to_utc(self.timestamp)
+        if type(self.timestamp) is not datetime or self.timestamp.tzinfo is not UTC:
+            self.timestamp = _instant(self.timestamp)
 
     @classmethod
     def of(
@@ -165,6 +168,24 @@ def joined_id(parts: Iterable[object]) -> str:
     if not all(isinstance(each, str | int | float | Number) for each in values):
         raise ValueError("each part of an id should be a text, a number or a truth value")
     return payload_text(values)
+
+
+def _plain(value: object) -> str:
+    """Return the text of a derived class, such as a parser's or an enumeration's, as a ``str``.
+
+    Not each library that a sink calls takes another class for a text.
+    """
+    if not isinstance(value, str):
+        raise ValueError("the id of a record should be a text that is not empty")
+    return str.__str__(value)
+
+
+def _instant(value: object) -> datetime:
+    # The missing time of pandas is a datetime, and not equal to itself.
+    if not isinstance(value, datetime) or value != value:
+        kind = type(value).__name__
+        raise ValueError(f"the time of a record should be a datetime, and is of {kind}")
+    return to_utc(value)
 
 
 def _check_text(value: str) -> None:

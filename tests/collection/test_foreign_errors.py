@@ -188,9 +188,7 @@ async def test_reject_that_quotes_a_secret_shows_none(secret: str) -> None:
 
 
 @pytest.mark.parametrize("secret", ['quo"ted', r"back\slash"])
-async def test_secret_is_none_in_json_either(
-    secret: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_secret_is_none_in_json_either(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a character that JSON escapes, its text has two."""
     monkeypatch.setenv("FEED_KEY", secret)
     await resolve_secret("FEED_KEY", "own")
