@@ -25,7 +25,11 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from ladon_storage.collection.extraction import Extraction
-from ladon_storage.collection.foreign_errors import cancellations_checked, errors_fit_to_show
+from ladon_storage.collection.foreign_errors import (
+    Entered,
+    cancellations_checked,
+    errors_fit_to_show,
+)
 from ladon_storage.collection.garbage import objects_set_aside
 from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.lease import SourceLease
@@ -96,7 +100,7 @@ async def extract(
         WatermarkConflictError: Another run took over; only with ``lease``.
     """
     with cancellations_checked(source.source_id), errors_fit_to_show(source.source_id):
-        async with sink:
+        async with Entered(sink):
             if lease is None:
                 begin = ResumePoint(run.asked.start)
             else:

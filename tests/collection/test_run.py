@@ -479,6 +479,34 @@ async def test_cancelled_run_closes_source_and_sink_first() -> None:
     assert seen == [(1, "close")]
 
 
+class Hiding(MemorySink):
+    """A sink that says of any error that it handled it."""
+
+    async def __aexit__(self, *_: object) -> bool:  # type: ignore[override]
+        return True
+
+
+async def test_sink_hides_no_error_when_it_is_left() -> None:
+    """Its own error fails the run, and is what the watermark says."""
+    storage, source = ScriptedStorage(), ScriptedSource([[record("1", 10)]])
+
+    with pytest.raises(OSError, match="disk is full"):
+        await collected(source, Hiding(OSError("disk is full")), storage)
+    assert storage.updates[-1]["error_message"] == "OSError: disk is full"
+
+
+async def test_sink_hides_no_cancellation_when_it_is_left() -> None:
+    """A run that is cancelled ends by that."""
+    blocked = asyncio.Event()
+    source = ScriptedSource([[record("1", 10)], blocked.set, asyncio.Event().wait])
+    running = asyncio.create_task(collected(source, Hiding(), ScriptedStorage()))
+    await asyncio.wait_for(blocked.wait(), 5)
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
 async def test_closing_the_coroutine_writes_nothing() -> None:
     """A coroutine that is being closed cannot await, and does not try."""
     storage = ScriptedStorage()
