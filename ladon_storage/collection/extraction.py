@@ -120,7 +120,7 @@ class Extraction:
             self._position = None
             await self._write(Page(), latest(start.durable))
         most = getattr(self._sink, "batch_characters", None)
-        async with prefetch(self._pages(), most) as pages:
+        async with prefetch(self._pages(), self._source.source_id, most) as pages:
             async for group in pages:
                 await self._take(group)
                 group.clear()  # its memory is that of the next one

@@ -503,6 +503,27 @@ async def test_source_may_use_its_page_again(form: Callable[[list[Record]], Any]
     assert (report.records_delivered, report.records_new) == (10, 5)
 
 
+async def test_time_limit_around_a_yield_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is over while the sink writes; its author finds it in the source, and not in the engine."""
+    monkeypatch.setattr(ahead, "MAX_PREFETCH_CHARS", 1)
+    ended = asyncio.Event()
+
+    class Limited(ScriptedSource):
+        """A source that limits its whole reading."""
+
+        async def pages(self, start: Any, until: Any) -> Any:
+            try:
+                async with asyncio.timeout(None) as limit:
+                    yield Page([record("1", 1)])
+                    limit.reschedule(0)
+                    yield Page([record("2", 2)])
+            finally:
+                ended.set()
+
+    with pytest.raises(SourceError, match="time limit or a task group around a `yield`"):
+        await World(RememberingSink(ended.wait)).run(kind=Limited)
+
+
 async def test_record_of_a_derived_class_reaches_the_sink() -> None:
     """It has what its own sink looks for."""
 
