@@ -290,9 +290,21 @@ class Zoned(Tickets):
         ]
 
 
+class Local(Tickets):
+    """It makes the local time of this machine of its items' time, which the engine reads as UTC."""
+
+    async def fetch(self) -> list[Any]:
+        items = [dict(each) for each in await super().fetch()]
+        for each in items:
+            time = datetime.fromisoformat(each["updated_at"]).astimezone()
+            each["updated_at"] = time.replace(tzinfo=None).isoformat()
+        return items
+
+
 @pytest.mark.parametrize(
     ("kind", "rule"),
     [
+        (Local, "test_timestamps_are_those_of_the_items"),
         (AfterStart, "test_items_at_the_start_are_read_again"),
         (Renamed, "test_source_has_a_stable_name_and_an_overlap"),
         (Dated, "test_reading_again_yields_the_same_versions"),
