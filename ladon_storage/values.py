@@ -252,6 +252,20 @@ StoredLedger = Annotated[dict[str, JsonValue], AfterValidator(check_ledger)]
 
 _SHORT = 255
 
+
+def check_run_id(value: object) -> str:
+    """Return ``value`` if the service can record it as the name of a run.
+
+    Raises:
+        ValueError: It is no text, is too long, or has a lone surrogate.
+    """
+    if not isinstance(value, str) or len(value) > _SHORT or value != fitting_error(value):
+        raise ValueError(
+            f"run_id should be a text of at most {_SHORT} characters without lone surrogates"
+        )
+    return value
+
+
 ShortText = Annotated[str, StringConstraints(max_length=_SHORT)]
 
 MAX_ERROR_LENGTH = 16_384

@@ -406,7 +406,8 @@ class Page:
         records: The usable items, whatever their time.
         rejects: The items that cannot be used.
         listed: Ids that a source with full snapshots still lists, without their content.
-        asked_at: The source's own time of the run's first request, where its responses give it.
+        asked_at: The source's own time of the run's first request, where its responses give it; a
+            naive one is read as UTC.
         completeness: The evidence that the reading is complete, at the latest on its last page.
         total: The number of items that the source states.
         document: The digest of the page's document, where it was delivered completely.

@@ -147,7 +147,8 @@ async def run(
         when_busy: The behaviour where another run holds the source; a backfill holds none.
 
     Raises:
-        ConfigurationError: The range of the backfill is empty.
+        ConfigurationError: The range of the backfill is empty, or the service cannot record
+            ``run_id``; or the source is none.
         SourceBusyError: Another run holds the source; nothing was touched. With ``wait``, it still
             did after an hour.
         WatermarkConflictError: Another run was faster; its watermark was left as it is.
@@ -204,6 +205,12 @@ def _check_source(source: Source) -> None:
         raise ConfigurationError(
             f"The overlap of source {source.source_id!r} is {overlap!r}. Set it to a timedelta of "
             "0 or more, or to None for a source that is read whole."
+        )
+    retention: object = getattr(source, "retention", None)
+    if retention is not None and not isinstance(retention, timedelta):
+        raise ConfigurationError(
+            f"The retention of source {source.source_id!r} is {retention!r}. Set it to a "
+            "timedelta, or to None for a source that keeps all its records."
         )
 
 

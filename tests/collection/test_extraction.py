@@ -504,7 +504,7 @@ async def test_source_may_use_its_page_again(form: Callable[[list[Record]], Any]
 
 
 async def test_time_limit_around_a_yield_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is over while the sink writes; its author finds it in the source, and not in the engine."""
+    """It is over while the sink writes; its author finds it in the source, not in the engine."""
     monkeypatch.setattr(ahead, "MAX_PREFETCH_CHARS", 1)
     ended = asyncio.Event()
 

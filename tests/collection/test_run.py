@@ -595,6 +595,16 @@ async def test_backfill_reads_its_range_and_asks_nothing_of_the_watermark() -> N
     assert report.records_written == 1
 
 
+@pytest.mark.parametrize("run_id", ["x" * 256, "\ud800", 7])
+async def test_run_that_cannot_be_recorded_is_refused(run_id: Any) -> None:
+    """Its failure could not be written either, so nothing is asked of anybody."""
+    storage = ScriptedStorage()
+
+    with pytest.raises(ConfigurationError, match="run_id should be a text of at most 255"):
+        await run(ScriptedSource(), MemorySink(), storage, run_id=run_id)
+    assert storage.calls == []
+
+
 @pytest.mark.parametrize("bound", ["since", "until"])
 async def test_one_bound_makes_a_backfill(bound: str) -> None:
     """A range that is open on one side is a backfill as well."""
