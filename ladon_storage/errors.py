@@ -31,6 +31,7 @@ may quote a feed, and goes to tracebacks and logs: it is one line that no termin
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from datetime import datetime
@@ -97,7 +98,7 @@ def encodings_of(*secrets: str) -> tuple[str, ...]:
         encoding
         for secret in secrets
         for encoding in (
-            *(secret, " ".join(secret.split())),
+            *(secret, " ".join(secret.split()), json.dumps(secret)[1:-1]),
             *(quote(secret, safe=""), quote(secret), quote_plus(secret)),
         )
         if encoding

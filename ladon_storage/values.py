@@ -183,7 +183,7 @@ def fitting_ledger(ledger: Mapping[str, Any]) -> dict[str, JsonValue]:
     >>> fitting_ledger({"pages": 2, "start": datetime(2026, 1, 1, tzinfo=UTC)})
     {'pages': 2, 'start': '2026-01-01T00:00:00Z'}
     """
-    text = to_json(_encodable(ledger), fallback=str, inf_nan_mode="null")
+    text = to_json(_encodable(ledger), inf_nan_mode="null")
     values: dict[str, JsonValue] = from_json(text)
     if len(text) <= MAX_LEDGER_BYTES and not _is_deep(values):
         return values
@@ -207,8 +207,12 @@ def _is_deep(ledger: Mapping[str, Any]) -> bool:
     return bool(level)
 
 
+_READ_BITS = 10_000
+"""The size of a whole number from which not every parser reads it."""
+
+
 def _encodable(value: Any, above: tuple[int, ...] = ()) -> Any:
-    """Return ``value`` without lone surrogates, which a file name or JSON may contain.
+    """Return ``value`` as JSON without lone surrogates, which a file name or JSON may contain.
 
     What is too deep, or contains itself, becomes an ellipsis.
 
@@ -218,22 +222,49 @@ def _encodable(value: Any, above: tuple[int, ...] = ()) -> Any:
     """
     if isinstance(value, str):
         return value if value.isascii() else value.encode(errors="replace").decode()
-    if value is None or isinstance(value, int | float):  # before the slower looks at a class
+    if value is None or isinstance(value, float):  # before the slower looks at a class
+        return value
+    if isinstance(value, int) and value.bit_length() < _READ_BITS:
         return value
     if isinstance(value, Mapping | list | tuple | set | frozenset):
         if len(above) == MAX_LEDGER_DEPTH or id(value) in above:
             return "…"
         above = (*above, id(value))
         if isinstance(value, Mapping):
-            return {_encodable(str(key)): _encodable(one, above) for key, one in value.items()}
+            return {_text(key): _encodable(one, above) for key, one in value.items()}
         return [_encodable(each, above) for each in value]
-    return value
+    try:
+        return from_json(to_json(value, fallback=_text, inf_nan_mode="null"))
+    except Exception:  # as of bytes that are no text
+        return _text(value)
+
+
+def _text(value: object) -> str:
+    """Return a value's text without lone surrogates; or that its class fails to return it."""
+    try:
+        return str(value).encode(errors="replace").decode()
+    except Exception as failure:
+        return f"its text cannot be shown ({type(failure).__name__})"
 
 
 StoredLedger = Annotated[dict[str, JsonValue], AfterValidator(check_ledger)]
 """The request and the results of a run, as a JSON object that `check_ledger` admits."""
 
 _SHORT = 255
+
+
+def check_run_id(value: object) -> str:
+    """Return ``value`` if the service can record it as the name of a run.
+
+    Raises:
+        ValueError: It is no text, is too long, or has a lone surrogate.
+    """
+    if not isinstance(value, str) or len(value) > _SHORT or value != fitting_error(value):
+        raise ValueError(
+            f"run_id should be a text of at most {_SHORT} characters without lone surrogates"
+        )
+    return value
+
 
 ShortText = Annotated[str, StringConstraints(max_length=_SHORT)]
 

@@ -20,6 +20,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
 
+from ladon_storage.collection.foreign_errors import Entered
 from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.ledger import Counts, ExtractionResult
 from ladon_storage.collection.protocols import (
@@ -354,7 +355,7 @@ async def _hand_over(
     A source may deliver more than it was asked for, which proves nothing beyond the range.
     """
     candidate, run_id = min(latest(progress.candidate), progress.reached), lease.run_id
-    async with sink:
+    async with Entered(sink):
         if isinstance(sink, SupportsPosition):
             position = Position(timestamp=candidate, origin=progress.start, run_id=run_id)
             await sink.write(source.source_id, Page(), run_id=run_id, position=position)

@@ -137,7 +137,7 @@ async def resolve_secret(name: str, source_id: str) -> str:
     """Return the secret named ``name``, for the source that needs it.
 
     It is looked up as a Prefect Secret block where a flow collects, then in the environment. An
-    error of the source that quotes it is shown with asterisks in its place.
+    error or a reject of the source that quotes it is shown with asterisks in its place.
 
     Raises:
         ConfigurationError: There is none, or it is empty or no text of one line.

@@ -52,6 +52,7 @@ from ladon_storage.collection.reversions import Reversions
 from ladon_storage.collection.vanished import Vanished
 from ladon_storage.errors import ConfigurationError, SinkError
 from ladon_storage.models import EMPTY_WATERMARK
+from ladon_storage.values import to_utc
 
 CHECKPOINT_SECONDS = 10.0
 """The interval of checkpoints for a sink that remembers its position anyway."""
@@ -120,7 +121,7 @@ class Extraction:
             self._position = None
             await self._write(Page(), latest(start.durable))
         most = getattr(self._sink, "batch_characters", None)
-        async with prefetch(self._pages(), most) as pages:
+        async with prefetch(self._pages(), self._source.source_id, most) as pages:
             async for group in pages:
                 await self._take(group)
                 group.clear()  # its memory is that of the next one
@@ -209,8 +210,9 @@ class Extraction:
                 "Yield a Page of records and rejects."
             )
         if page.asked_at is not None and not counts.pages:
-            is_sane = page.asked_at <= self._began + _LONGEST_LEAD
-            self._horizon = page.asked_at if is_sane else self._began
+            asked_at = to_utc(page.asked_at)
+            is_sane = asked_at <= self._began + _LONGEST_LEAD
+            self._horizon = asked_at if is_sane else self._began
         counts.note(page, keeps_ids=self._is_full_snapshot)
         stored = page.records
         if self._run.stored.is_bounded:

@@ -3,7 +3,7 @@
 A traceback prints such a text as it is, and so do Prefect's log and console. So the text is made
 fit to be shown where the error leaves the engine: the error, its class and its traceback stay.
 
-A cancellation that is not one of the run's own task becomes an error there.
+A cancellation that is not one of the run's own task becomes an error there, and a sink hides none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 
+from ladon_storage.collection.protocols import Sink
 from ladon_storage.errors import (
     CollectionError,
     LadonStorageError,
@@ -73,6 +75,31 @@ def cancellations_checked(source_id: str) -> Iterator[None]:
             "there.",
             source_id,
         ) from error
+
+
+class Entered:
+    """A sink that is entered and left, and whose class can hide no error on the way out.
+
+    A class that returns something true from ``__aexit__`` says that it handled the error, be it a
+    cancellation: a run that lost records would go on as if it had ended well.
+
+    Args:
+        sink: The sink.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    async def __aenter__(self) -> Sink:
+        return await self._sink.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._sink.__aexit__(kind, error, traceback)
 
 
 def _is_requested(error: asyncio.CancelledError) -> bool:

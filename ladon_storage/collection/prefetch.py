@@ -3,6 +3,7 @@
 - A slow sink makes fewer, larger commits. Pages that come quickly one after another wait a moment
   for those that follow: a commit costs as much as hundreds of records, and the rewriting of an
   index whose keys come in no order even more. A page of a slow source is written at once.
+- A page is copied when it arrives: its source goes on before it is written, and may use it again.
 - Prefetching stops at a number of characters: memory does not grow with the number of records.
 """
 
@@ -17,6 +18,7 @@ from typing import Self
 
 from ladon_storage.collection.garbage import note_made
 from ladon_storage.collection.records import Page
+from ladon_storage.errors import SourceError
 
 MAX_PREFETCH_CHARS = 6 * 2**20
 """The characters of waiting pages at which the source must wait for most sinks."""
@@ -37,7 +39,7 @@ a page releases it each time, takes it back before the thread wakes up, and so s
 
 @contextlib.asynccontextmanager
 async def prefetch(
-    pages: AsyncIterator[Page], most: int | None = None
+    pages: AsyncIterator[Page], source_id: str, most: int | None = None
 ) -> AsyncIterator[AsyncIterator[list[Page]]]:
     """Iterate ``pages`` in a separate task, yield the waiting pages, and close it at the end.
 
@@ -46,10 +48,11 @@ async def prefetch(
 
     Args:
         pages: The pages.
+        source_id: Their source.
         most: The characters of waiting pages at which the source must wait, where a sink has a
             number of its own.
     """
-    ahead = _Prefetch(pages, most or MAX_PREFETCH_CHARS)
+    ahead = _Prefetch(pages, source_id, most or MAX_PREFETCH_CHARS)
     try:
         yield ahead
     except GeneratorExit:  # a coroutine that is being closed cannot await
@@ -62,8 +65,9 @@ async def prefetch(
 
 
 class _Prefetch:
-    def __init__(self, pages: AsyncIterator[Page], most: int) -> None:
+    def __init__(self, pages: AsyncIterator[Page], source_id: str, most: int) -> None:
         self._pages = pages
+        self._source_id = source_id
         self._most = most
         self._waiting: list[Page] = []
         self._characters = 0
@@ -125,24 +129,44 @@ class _Prefetch:
         # The error has this object and its pages in its traceback, and would keep them in a cycle.
         self._end = RuntimeError("the pages are closed")
 
+    async def _pause(self) -> None:
+        """Let the sink run, and wait until it takes the pages if there are enough.
+
+        Raises:
+            SourceError: The source cancelled this.
+        """
+        try:
+            if self._characters < self._most:
+                await asyncio.sleep(0)  # lets the sink run, if it has nothing to do
+                if self._are_quick:  # one page alone starves nothing
+                    time.sleep(_HANDOVER_SECONDS)  # noqa: ASYNC251 - its thread's
+            else:
+                self._taken.clear()
+                await self._taken.wait()
+        except asyncio.CancelledError as error:
+            if self._closing or type(error) is not asyncio.CancelledError:  # as Prefect's timeouts
+                raise
+            raise SourceError(
+                f"Source {self._source_id!r} cancelled its reading while its pages waited for the "
+                "sink, as a time limit or a task group around a `yield` does. End it before each "
+                "`yield`, as it counts the time of the sink.",
+                self._source_id,
+            ) from error
+
     async def _fetch(self) -> None:
         try:
             try:
                 async for page in self._pages:
                     self._note_arrival()
+                    if isinstance(page, Page):  # what is none is refused where it is taken
+                        page = page.copy()
                     self._waiting.append(page)
                     self._characters += page.characters
                     self._records += len(page)
                     note_made(self._records)
                     del page  # it is the sink's alone, and goes when it is stored
                     self._changed.set()
-                    if self._characters < self._most:
-                        await asyncio.sleep(0)  # lets the sink run, if it has nothing to do
-                        if self._are_quick:  # one page alone starves nothing
-                            time.sleep(_HANDOVER_SECONDS)  # noqa: ASYNC251 - its thread's
-                    else:
-                        self._taken.clear()
-                        await self._taken.wait()
+                    await self._pause()
             finally:
                 # At once, not when it is collected as garbage, if it is a generator.
                 if aclose := getattr(self._pages, "aclose", None):

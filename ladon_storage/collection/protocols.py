@@ -20,7 +20,9 @@ from ladon_storage.collection.ledger import OnProgress
 from ladon_storage.collection.ranges import ALL_TIME, TimeRange
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.standby import WhenBusy
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import RUN_LEASE, HistoryPage, Precondition, Watermark, WatermarkUpdate
+from ladon_storage.values import check_run_id
 
 P = TypeVar("P")
 
@@ -105,7 +107,8 @@ class Source(Protocol):
         """Yield the pages that the source delivers for ``start <= timestamp < until``.
 
         ``None`` sets no bound. The range is only requested from the source, and filters nothing:
-        all delivered records are yielded, and stored.
+        all delivered records are yielded, and stored. A page is read ahead, so it is copied as it
+        is yielded: what the source does with it afterwards changes nothing.
         """
         ...
 
@@ -379,6 +382,9 @@ class Run:
         asked: The range that the source is asked for, in a run that does not hold the watermark.
         stored: The range of records that such a run stores; it counts the others as skipped.
         when_busy: The behaviour where another run holds the source.
+
+    Raises:
+        ConfigurationError: The service cannot record ``run_id``.
     """
 
     run_id: str = ""
@@ -388,3 +394,9 @@ class Run:
     asked: TimeRange = ALL_TIME
     stored: TimeRange = ALL_TIME
     when_busy: WhenBusy = "fail"
+
+    def __post_init__(self) -> None:
+        try:  # of what could be collected, no outcome could be written
+            check_run_id(self.run_id)
+        except ValueError as error:
+            raise ConfigurationError(f"{error}. Give the run another.") from None

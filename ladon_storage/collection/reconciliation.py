@@ -15,6 +15,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
+from ladon_storage.collection.foreign_errors import Entered
 from ladon_storage.collection.ledger import Ledger, OnProgress
 from ladon_storage.collection.protocols import (
     Clock,
@@ -206,7 +207,7 @@ async def reconcile(
 
 async def _origin(source: Source, sink: Sink) -> datetime | None:
     """Return the origin of the source's first collection; ``None``: its beginning."""
-    async with sink:  # an open sink shows which methods it has
+    async with Entered(sink):  # an open sink shows which methods it has
         if not supports(sink, SupportsPosition):
             return None
         position = await sink.position(source.source_id)

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from itertools import chain
@@ -25,6 +25,7 @@ from ladon_storage.collection.json_values import (
     payload_texts,
     without,
 )
+from ladon_storage.errors import without_secrets
 from ladon_storage.values import instant_text, to_utc
 
 PAGE_RECORDS = 1_000
@@ -50,7 +51,8 @@ class Record:
         version: The hash of its content; the same content has the same version for ever.
 
     Raises:
-        ValueError: ``record_id`` cannot be stored, or ``timestamp`` leaves the years 1 to 9999.
+        ValueError: ``record_id`` cannot be stored, or ``timestamp`` is no `datetime.datetime`, or
+            leaves the years 1 to 9999.
     """
 
     record_id: str
@@ -59,12 +61,14 @@ class Record:
     version: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.record_id, str) or not self.record_id:
+        if type(self.record_id) is not str:
+            self.record_id = _plain(self.record_id)
+        if not self.record_id:
             raise ValueError("the id of a record should be a text that is not empty")
         if not self.record_id.isascii() or "\0" in self.record_id:
             _check_text(self.record_id)
-        if self.timestamp.tzinfo is not UTC:
-            self.timestamp = to_utc(self.timestamp)
+        if type(self.timestamp) is not datetime or self.timestamp.tzinfo is not UTC:
+            self.timestamp = _instant(self.timestamp)
 
     @classmethod
     def of(
@@ -166,6 +170,24 @@ def joined_id(parts: Iterable[object]) -> str:
     return payload_text(values)
 
 
+def _plain(value: object) -> str:
+    """Return the text of a derived class, such as a parser's or an enumeration's, as a ``str``.
+
+    Not each library that a sink calls takes another class for a text.
+    """
+    if not isinstance(value, str):
+        raise ValueError("the id of a record should be a text that is not empty")
+    return str.__str__(value)
+
+
+def _instant(value: object) -> datetime:
+    # The missing time of pandas is a datetime, and not equal to itself.
+    if not isinstance(value, datetime) or value != value:
+        kind = type(value).__name__
+        raise ValueError(f"the time of a record should be a datetime, and is of {kind}")
+    return to_utc(value)
+
+
 def _check_text(value: str) -> None:
     if "\0" in value:
         raise ValueError("the id of a record should have no NUL")
@@ -239,6 +261,20 @@ class Columns(MutableSequence[Record]):
         # Objects that were made are distinguished by their identity.
         if any(each._records is not None for each in several):  # noqa: SLF001 - its own
             made._records = list(chain.from_iterable(several))
+        return made
+
+    def copy(self) -> Columns:
+        """Return a copy that no later change reaches, of the columns or of a `Record`.
+
+        Records of a derived class may have more than the columns, and stay the same objects.
+        """
+        made = Columns(
+            list(self.ids), list(self.timestamps), list(self.payloads), list(self.versions)
+        )
+        if self._instants is not None:
+            made._instants = list(self._instants)
+        if self._records is not None and not {Record}.issuperset(map(type, self._records)):
+            made._records = list(self._records)
         return made
 
     def at(self, places: Sequence[int]) -> Columns:
@@ -323,6 +359,9 @@ class Columns(MutableSequence[Record]):
 class Reject:
     """One item that cannot be used, on its way to the quarantine.
 
+    A reason often quotes an error, and goes to logs, ledgers and metrics: like an error, a reject
+    shows no secret that this process has looked up.
+
     Args:
         reason: The fault, as a sentence for a reader.
         raw: The item as the source gave it.
@@ -332,6 +371,10 @@ class Reject:
     reason: str
     raw: str
     record_id: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", without_secrets(self.reason))  # frozen
+        object.__setattr__(self, "raw", without_secrets(self.raw))
 
     @classmethod
     def of(cls, reason: object, item: object, record_id: object = None) -> Self:
@@ -363,7 +406,8 @@ class Page:
         records: The usable items, whatever their time.
         rejects: The items that cannot be used.
         listed: Ids that a source with full snapshots still lists, without their content.
-        asked_at: The source's own time of the run's first request, where its responses give it.
+        asked_at: The source's own time of the run's first request, where its responses give it; a
+            naive one is read as UTC.
         completeness: The evidence that the reading is complete, at the latest on its last page.
         total: The number of items that the source states.
         document: The digest of the page's document, where it was delivered completely.
@@ -395,6 +439,15 @@ class Page:
         texts = sum(map(len, payloads))
         texts += sum(map(len, [each.raw for each in self.rejects]))
         return texts + _ITEM_CHARACTERS * (len(self) + len(self.listed))
+
+    def copy(self) -> Page:
+        """Return the page as it is now, whatever its source does with it afterwards."""
+        return replace(
+            self,
+            records=Columns.of(self.records).copy(),
+            rejects=list(self.rejects),
+            listed=list(self.listed),
+        )
 
     @classmethod
     def of(cls, pages: Sequence[Page]) -> Page:

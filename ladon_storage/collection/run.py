@@ -26,7 +26,11 @@ from pydantic import ValidationError
 
 from ladon_storage.collection.extraction import Extraction
 from ladon_storage.collection.findings import tell
-from ladon_storage.collection.foreign_errors import cancellations_checked, errors_fit_to_show
+from ladon_storage.collection.foreign_errors import (
+    Entered,
+    cancellations_checked,
+    errors_fit_to_show,
+)
 from ladon_storage.collection.garbage import objects_set_aside
 from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.lease import SourceLease
@@ -100,7 +104,7 @@ async def extract(
         WatermarkConflictError: Another run took over; only with ``lease``.
     """
     with cancellations_checked(source.source_id), errors_fit_to_show(source.source_id):
-        async with sink:
+        async with Entered(sink):
             if lease is None:
                 begin = ResumePoint(run.asked.start)
             else:
@@ -192,7 +196,8 @@ async def run(
         when_busy: The behaviour where another run holds the source; a backfill holds none.
 
     Raises:
-        ConfigurationError: The range of the backfill is empty.
+        ConfigurationError: The range of the backfill is empty, or the service cannot record
+            ``run_id``; or the source is none.
         SourceBusyError: Another run holds the source; nothing was touched. With ``wait``, it still
             did after an hour.
         WatermarkConflictError: Another run was faster; its watermark was left as it is.
@@ -250,6 +255,12 @@ def _check_source(source: Source) -> None:
         raise ConfigurationError(
             f"The overlap of source {source.source_id!r} is {overlap!r}. Set it to a timedelta of "
             "0 or more, or to None for a source that is read whole."
+        )
+    retention: object = getattr(source, "retention", None)
+    if retention is not None and not isinstance(retention, timedelta):
+        raise ConfigurationError(
+            f"The retention of source {source.source_id!r} is {retention!r}. Set it to a "
+            "timedelta, or to None for a source that keeps all its records."
         )
 
 

@@ -34,6 +34,7 @@ from prefect.artifacts import (
 
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.credentials import secret_lookup
+from ladon_storage.collection.foreign_errors import Entered
 from ladon_storage.collection.ledger import Counts, Ledger
 from ladon_storage.collection.protocols import Limits
 from ladon_storage.collection.sharing import CheckedStorage
@@ -181,7 +182,8 @@ async def _collect_here(
     if family != run_id:  # a part, which may be the second execution of it
         run_id = f"{family}/{run_id}"
     with secret_lookup(secret_block):
-        async with await resolve_sink(sink) as opened, shared_connections(), fleet.watched():
+        entered = Entered(await resolve_sink(sink))
+        async with entered as opened, shared_connections(), fleet.watched():
             collector = Collector(opened, checked, run_id, family, fleet.tally)
             await collector.collect(sources, concurrency)
 

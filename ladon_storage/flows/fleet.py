@@ -27,6 +27,7 @@ from prefect.tasks import Task
 
 from ladon_storage.client.metrics import count_collected
 from ladon_storage.collection.credentials import secret_lookup
+from ladon_storage.collection.foreign_errors import Entered
 from ladon_storage.collection.garbage import note_made, objects_set_aside
 from ladon_storage.collection.ledger import Counts
 from ladon_storage.collection.protocols import Limits, WatermarkStore
@@ -311,7 +312,7 @@ class Group:
         checked = CheckedStorage(batched(shared_client(self.storage)), ending.named)
         run_id, tally = f"{self.family}/{uuid4().hex[:12]}", Tally()
         with secret_lookup(secret_block):
-            async with await resolve_sink(self.sink) as opened, shared_connections():
+            async with Entered(await resolve_sink(self.sink)) as opened, shared_connections():
                 collector = Collector(opened, checked, run_id, self.family, tally)
                 await collector.collect(self.sources, self.concurrency)
         return tally

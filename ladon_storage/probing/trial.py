@@ -147,7 +147,7 @@ async def _read(
     try:
         async with aclosing(cast(Any, source.pages(since, None))) as pages:
             async for page in pages:
-                seen.append(page)
+                seen.append(page.copy())  # as a run does
                 watch.pages += len(page) > 0
                 if watch.pages == 1 and (when := limit.when()) is not None:
                     soon = asyncio.get_running_loop().time() + GRACE_SECONDS

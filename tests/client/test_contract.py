@@ -463,6 +463,35 @@ async def test_ledger_is_kept_with_the_watermark_and_its_history(client: Client)
     assert [change.ledger for change in history.changes] == [{"pages": 1}, None, told, None]
 
 
+class Untold:
+    """A value whose class fails to return its text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@extended
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (b"\xff", r"b'\xff'"),
+        (Path("\udcff"), "?"),
+        (Untold(), "its text cannot be shown (RuntimeError)"),
+        ({Untold(): [b"text"]}, {"its text cannot be shown (RuntimeError)": ["text"]}),
+        (10**5_000, "its text cannot be shown (ValueError)"),
+    ],
+    ids=["bytes", "path", "object", "key", "number"],
+)
+async def test_value_without_a_form_in_json_keeps_no_outcome_from_being_written(
+    client: Client, value: object, told: object
+) -> None:
+    """A custom storage or source may put anything into a ledger."""
+    first = await client.update_watermark("kev", JANUARY)
+    ledger = {"pages": 7, "value": value}
+    stored = await client.update_watermark("kev", JANUARY, if_match=first.etag, ledger=ledger)
+    assert stored.ledger == {"pages": 7, "value": told}
+
+
 @extended
 async def test_ledger_that_is_too_large_keeps_its_numbers(client: Client) -> None:
     """An outcome is written whatever the run would tell of it."""

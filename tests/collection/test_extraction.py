@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, cast
@@ -18,7 +19,7 @@ from ladon_storage.collection import prefetch as ahead
 from ladon_storage.collection import resume
 from ladon_storage.collection.ledger import Gap, SinkBehind
 from ladon_storage.collection.protocols import Limits, Position
-from ladon_storage.collection.records import Page, Reject
+from ladon_storage.collection.records import Columns, Page, Record, Reject
 from ladon_storage.collection.run import Report, run
 from ladon_storage.collection.sharing import SharedSink
 from ladon_storage.errors import SinkError, SourceError, StorageConnectionError
@@ -476,6 +477,63 @@ async def test_page_that_is_stored_is_not_held_while_the_next_one_is_awaited(
 
     await World(sink).run(kind=Watching)
     assert (held, sink.ids) == ([False], ["1", "2"])
+
+
+@pytest.mark.parametrize("form", [list, Columns.of], ids=["list", "columns"])
+async def test_source_may_use_its_page_again(form: Callable[[list[Record]], Any]) -> None:
+    """It goes on before its page is written; what it changes there is another page."""
+
+    class Reusing(ScriptedSource):
+        """A source of one page, and of one record, which it fills again and again."""
+
+        async def pages(self, start: Any, until: Any) -> Any:
+            only = record("0", 0)
+            page = Page(form([only]), [Reject("odd", "0")])
+            for number in range(5):
+                yield page
+                only.record_id = only.version = only.payload = str(number + 1)
+                page.records.clear()
+                page.records.append(only)
+                page.rejects[0] = Reject("odd", str(number + 1))
+
+    world = World()
+    report = await world.run(kind=Reusing)
+    assert isinstance(world.sink, RememberingSink)
+    assert world.sink.ids == [each for _, _, each in sorted(world.sink.rejects)] == [*"01234"]
+    assert (report.records_delivered, report.records_new) == (10, 5)
+
+
+async def test_time_limit_around_a_yield_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is over while the sink writes; its author finds it in the source, not in the engine."""
+    monkeypatch.setattr(ahead, "MAX_PREFETCH_CHARS", 1)
+    ended = asyncio.Event()
+
+    class Limited(ScriptedSource):
+        """A source that limits its whole reading."""
+
+        async def pages(self, start: Any, until: Any) -> Any:
+            try:
+                async with asyncio.timeout(None) as limit:
+                    yield Page([record("1", 1)])
+                    limit.reschedule(0)
+                    yield Page([record("2", 2)])
+            finally:
+                ended.set()
+
+    with pytest.raises(SourceError, match="time limit or a task group around a `yield`"):
+        await World(RememberingSink(ended.wait)).run(kind=Limited)
+
+
+async def test_record_of_a_derived_class_reaches_the_sink() -> None:
+    """It has what its own sink looks for."""
+
+    class Mine(Record):
+        """A record with a field more, such as a tenant."""
+
+    mine = Mine("1", at(1), "{}", "a")
+    world = World()
+    await world.run([record("0", 0), mine])
+    assert world.sink.rows["feed", "1", "a"] is mine
 
 
 async def test_source_that_never_waits_leaves_the_thread_of_the_sink_its_turn() -> None:

@@ -14,7 +14,15 @@ import pytest
 
 from ladon_storage.collection.credentials import resolve_secret
 from ladon_storage.collection.foreign_errors import cancellations_checked, errors_fit_to_show
+from ladon_storage.collection.records import Page, Reject
+from ladon_storage.collection.run import run
 from ladon_storage.errors import CollectionError, SourceError, StorageResponseError
+from ladon_storage.testing.doubles import (
+    RememberingSink,
+    ScriptedSource,
+    ScriptedStorage,
+    record,
+)
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,25 @@ def test_error_of_the_package_keeps_its_class_and_its_facts(secret: str) -> None
         raise StorageResponseError(f"answered 503: {secret}", 503)
     assert (str(caught.value), caught.value.transient) == ("answered 503: **********", True)
     assert secret not in repr(vars(caught.value))
+
+
+async def test_reject_that_quotes_a_secret_shows_none(secret: str) -> None:
+    """Its reason goes to the log, the ledger, the metrics and the quarantine, its text there."""
+    source = ScriptedSource([Page([record("1", 1)], [Reject.of(_RequestError(secret), [secret])])])
+    sink, storage = RememberingSink(), ScriptedStorage()
+    report = await run(source, sink, storage, run_id="R")
+
+    assert report.reasons == {"403 for **********": 1}
+    assert sink.rejects == {("feed", "403 for **********", '["**********"]')}
+    assert "s3cret" not in repr(storage.updates)
+
+
+@pytest.mark.parametrize("secret", ['quo"ted', r"back\slash"])
+async def test_secret_is_none_in_json_either(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a character that JSON escapes, its text has two."""
+    monkeypatch.setenv("FEED_KEY", secret)
+    await resolve_secret("FEED_KEY", "own")
+    assert Reject.of("no id", {"key": secret}).raw == '{"key":"**********"}'
 
 
 @pytest.mark.parametrize("word", ["a", "feed", "*****", "*******"])

@@ -199,6 +199,10 @@ async def test_source_that_is_none_is_told_what_is_missing() -> None:
         await world.run(object())
     with pytest.raises(ConfigurationError, match="overlap of source 'feed'"):
         await world.run(ScriptedSource(overlap=timedelta(hours=-5)))
+    forgetful = ScriptedSource()
+    forgetful.retention = 30  # type: ignore[attr-defined]
+    with pytest.raises(ConfigurationError, match="retention of source 'feed' is 30"):
+        await world.run(forgetful)
     with pytest.raises(ConfigurationError, match="gives a coroutine"):
         await world.run(Mistaken())
     with pytest.raises(ConfigurationError, match="yields a list"):
@@ -217,13 +221,15 @@ async def test_watermark_never_passes_the_beginning_of_the_reading() -> None:
     assert world.sink.ids == ["1", "2"]
 
 
+@pytest.mark.parametrize("zone", [UTC, None])
 @pytest.mark.parametrize("lead", [timedelta(minutes=-3), timedelta(minutes=3)])
-async def test_beginning_is_by_the_clock_of_the_source(lead: timedelta) -> None:
-    """Its records carry its time: ours may be ahead or behind."""
+async def test_beginning_is_by_the_clock_of_the_source(lead: timedelta, zone: Any) -> None:
+    """Its records carry its time: ours may be ahead or behind. A naive one is UTC, as theirs."""
     world = World()
     asked_at = NOW + lead
     late = asked_at + timedelta(microseconds=1)
-    await world.collect(Page([record("1", asked_at), record("2", late)], asked_at=asked_at))
+    page = Page([record("1", asked_at), record("2", late)], asked_at=asked_at.replace(tzinfo=zone))
+    await world.collect(page)
     assert world.watermark == asked_at
 
 

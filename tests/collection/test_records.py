@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
 from hashlib import blake2b
 from typing import Any
 from uuid import UUID
@@ -311,6 +312,41 @@ def test_unusable_id_is_refused(record_id: Any) -> None:
     """An id is a text that is not empty and that every database can store."""
     with pytest.raises(ValueError, match="id of a record"):
         Record.of(record_id, at(0), {})
+
+
+class Level(str, Enum):  # noqa: UP042 - which has another text than its value
+    """A text of a derived class, whose own form is another."""
+
+    LOW = "low"
+
+
+def test_id_of_a_derived_class_is_kept_as_a_plain_text() -> None:
+    """As a parser of HTML gives it, or an enumeration; not each sink's library takes those."""
+    made = Record.of(Level.LOW, at(0), {})
+
+    assert (type(made.record_id), made.record_id) == (str, "low")
+
+
+class Missing(datetime):
+    """A time that is none, as pandas has it: it is of the class, and not equal to itself."""
+
+    __hash__ = datetime.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "time",
+    [None, "2024-01-01", date(2024, 1, 1), 0, Missing(2024, 1, 1), Missing(2024, 1, 1, tzinfo=UTC)],
+)
+def test_what_is_no_time_is_refused(time: Any) -> None:
+    """A source makes a reject of it, as of any other value that cannot be used."""
+    with pytest.raises(ValueError, match="time of a record"):
+        Record.of("1", time, {})
 
 
 def test_timestamp_is_kept_in_utc() -> None:

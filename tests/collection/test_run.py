@@ -479,6 +479,34 @@ async def test_cancelled_run_closes_source_and_sink_first() -> None:
     assert seen == [(1, "close")]
 
 
+class Hiding(MemorySink):
+    """A sink that says of any error that it handled it."""
+
+    async def __aexit__(self, *_: object) -> bool:  # type: ignore[override]
+        return True
+
+
+async def test_sink_hides_no_error_when_it_is_left() -> None:
+    """Its own error fails the run, and is what the watermark says."""
+    storage, source = ScriptedStorage(), ScriptedSource([[record("1", 10)]])
+
+    with pytest.raises(OSError, match="disk is full"):
+        await collected(source, Hiding(OSError("disk is full")), storage)
+    assert storage.updates[-1]["error_message"] == "OSError: disk is full"
+
+
+async def test_sink_hides_no_cancellation_when_it_is_left() -> None:
+    """A run that is cancelled ends by that."""
+    blocked = asyncio.Event()
+    source = ScriptedSource([[record("1", 10)], blocked.set, asyncio.Event().wait])
+    running = asyncio.create_task(collected(source, Hiding(), ScriptedStorage()))
+    await asyncio.wait_for(blocked.wait(), 5)
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
 async def test_closing_the_coroutine_writes_nothing() -> None:
     """A coroutine that is being closed cannot await, and does not try."""
     storage = ScriptedStorage()
@@ -565,6 +593,16 @@ async def test_backfill_reads_its_range_and_leaves_the_watermark_alone() -> None
     assert (report.start, report.until) == (at(0), at(20))
     assert (report.watermark_before, report.watermark_after) == (None, None)
     assert report.records_written == 1
+
+
+@pytest.mark.parametrize("run_id", ["x" * 256, "\ud800", 7])
+async def test_run_that_cannot_be_recorded_is_refused(run_id: Any) -> None:
+    """Its failure could not be written either, so nothing is asked of anybody."""
+    storage = ScriptedStorage()
+
+    with pytest.raises(ConfigurationError, match="run_id should be a text of at most 255"):
+        await run(ScriptedSource(), MemorySink(), storage, run_id=run_id)
+    assert storage.calls == []
 
 
 @pytest.mark.parametrize("bound", ["since", "until"])

@@ -17,6 +17,7 @@ from ladon_storage.collection.protocols import (
 from ladon_storage.collection.records import Page
 from ladon_storage.errors import SinkError, SourceError
 from ladon_storage.testing import SinkContract, SinkPlace, record
+from ladon_storage.testing.doubles import at
 from tests.sinks import places
 from tests.sinks.places import OURS
 
@@ -72,6 +73,17 @@ class TestOurSinks(SinkContract):
                 await sink.write("feed", Page([record("1", 1)]))
 
         assert [row.record_id for row in place.rows()] == ["1"]
+
+    async def test_listed_ids_may_be_of_a_derived_class(self, place: SinkPlace) -> None:
+        """As a parser of HTML gives them; those of a record are plain texts by then."""
+
+        class Text(str):
+            __slots__ = ()
+
+        async with place.make() as sink:
+            await sink.write("feed", Page([record("1", 1)]))
+            assert await sink.lacking("feed", {Text("1"): at(1), Text("2"): at(1)}) == {"2"}
+            assert await sink.mark_removed("feed", {Text("1")}, 1.0) == 0
 
     async def test_error_of_an_implausible_removal_has_the_numbers(self, place: SinkPlace) -> None:
         """It names the source, how many of how many records disappeared, the limit, the setting."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ladon_storage.collection.json_values import Number
 from ladon_storage.collection.protocols import Position
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SinkError
@@ -219,6 +220,14 @@ async def test_file_that_no_sink_wrote_is_named(folder: Path, line: str) -> None
         match=r"records/feed/mine\.jsonl has a line that no sink wrote, line 2\. .*position\.json",
     ):
         await write(folder, [record("1", 1)])
+
+
+@pytest.mark.parametrize("number", ["7" * 5_000, "1e400", "0." + "7" * 5_000])
+async def test_number_of_any_length_is_read_again(folder: Path, number: str) -> None:
+    """As the modulus of a large key: the next run knows the line as one of its own."""
+    made = Record.of("1", at(1), {"n": Number(number)})
+    assert await write(folder, [made]) == [1]
+    assert await write(folder, [made]) == [0]
 
 
 async def test_line_that_is_torn_hides_no_record(folder: Path) -> None:

@@ -282,7 +282,8 @@ async def test_file_that_is_no_database_is_refused(path: Path) -> None:
     text = "this is a text, and long enough to be looked at as a header" * 20
     await asyncio.to_thread(path.write_text, text)
 
-    with pytest.raises(SinkError, match="could not be opened: file is not a database"):
+    message = r"could not be opened: file is not a database\. Set the sink to a database of SQLite"
+    with pytest.raises(SinkError, match=message):
         await write(sink(path))
     assert await asyncio.to_thread(path.read_text) == text
 

@@ -194,8 +194,15 @@ async def test_commit_that_fails_stores_nothing_and_the_sink_goes_on(
         assert (await target.write("feed", Page([record("1", 1), record("2", 2)]))).written == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "step"),
+    [
+        ("No space left on device", "Free some disk space, and run again"),
+        ("File too large", "Raise the limit of a file's size"),
+    ],
+)
 async def test_disk_that_is_full_at_a_commit_is_the_next_step(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, said: str, step: str
 ) -> None:
     """DuckDB reports it as a failed transaction, and no other program was in the way."""
     end = duckdb_file.DuckdbFile.end
@@ -205,11 +212,11 @@ async def test_disk_that_is_full_at_a_commit_is_the_next_step(
         if statement == "COMMIT":
             raise duckdb.TransactionException(
                 "TransactionContext Error: Failed to commit: Could not write file "
-                '"records.duckdb.wal": No space left on device'
+                f'"records.duckdb.wal": {said}'
             )
 
     monkeypatch.setattr(duckdb_file.DuckdbFile, "end", fail)
-    with pytest.raises(SinkError, match="Free some disk space, and run again"):
+    with pytest.raises(SinkError, match=step):
         await write(sink(path), record("1", 1))
 
 

@@ -94,6 +94,24 @@ class IdSink(OwnSink):
         return super()._insert(source_id, each)
 
 
+class FoldingSink(OwnSink):
+    """A sink that compares ids without case and spaces at their end, as many collations do."""
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        alike = "SELECT 1 FROM record WHERE source = ? AND lower(rtrim(id)) = lower(rtrim(?))"
+        if self._opened().execute(alike, (source_id, each.record_id)).fetchone():
+            return False
+        return super()._insert(source_id, each)
+
+
+class BatchSink(OwnSink):
+    """A sink that does not look at how many records its database took."""
+
+    def _write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> Any:
+        taken = Page(page.records[:1_000], page.rejects)
+        return super()._write(source_id, taken, run_id, position)
+
+
 class CuttingSink(OwnSink):
     """A sink that keeps seconds."""
 
@@ -136,6 +154,8 @@ def test_sink_that_repeats_after_a_kill_fails(tmp_path: Path) -> None:
     ("kind", "rule"),
     [
         (IdSink, "test_versions_are_kept_by_the_rule_of_the_place"),
+        (FoldingSink, "test_ids_that_look_alike_are_different_records"),
+        (BatchSink, "test_page_may_have_many_records"),
         (CuttingSink, "test_instants_keep_their_microseconds_and_far_years"),
         (ForgetfulSink, "test_page_that_fails_leaves_nothing_and_can_be_written_again"),
         (RemovingSink, "test_share_that_may_be_removed_is_not_a_matter_of_rounding"),
@@ -270,9 +290,21 @@ class Zoned(Tickets):
         ]
 
 
+class Local(Tickets):
+    """It makes the local time of this machine of its items' time, which the engine reads as UTC."""
+
+    async def fetch(self) -> list[Any]:
+        items = [dict(each) for each in await super().fetch()]
+        for each in items:
+            time = datetime.fromisoformat(each["updated_at"]).astimezone()
+            each["updated_at"] = time.replace(tzinfo=None).isoformat()
+        return items
+
+
 @pytest.mark.parametrize(
     ("kind", "rule"),
     [
+        (Local, "test_timestamps_are_those_of_the_items"),
         (AfterStart, "test_items_at_the_start_are_read_again"),
         (Renamed, "test_source_has_a_stable_name_and_an_overlap"),
         (Dated, "test_reading_again_yields_the_same_versions"),

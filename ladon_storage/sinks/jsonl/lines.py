@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import orjson
 
+from ladon_storage.collection.json_values import parse_json
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks.jsonl.index import Line, LineIndex, Stamp
 
@@ -335,8 +335,8 @@ def parsed(line: bytes) -> Any:
     """
     try:
         return orjson.loads(line)
-    except ValueError:  # half of a surrogate pair is one, for orjson
-        return json.loads(line)
+    except ValueError:  # half of a surrogate pair, or a number of hundreds of digits
+        return parse_json(line)
 
 
 def mend(torn: TornFileError) -> Path:

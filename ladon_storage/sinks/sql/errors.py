@@ -7,8 +7,13 @@ from ladon_storage.databases import driver_error
 _REACH = "Check that the server can be reached at this address, and run again"
 _REPAIR = "Repair the database, and run again"
 _FREE = "Free some disk space, and run again"
-_FULL = "no space left on device"
-"""The text of a full disk, which DuckDB reports as a failed transaction."""
+_CHECK = "Check the file, its folder and the space on the disk, and run again"
+
+_SYSTEM = {
+    "no space left on device": _FREE,
+    "file too large": "Raise the limit of a file's size, as of `ulimit -f`, and run again",
+}
+"""Texts of the operating system, which DuckDB reports as a failed transaction."""
 
 _NEXT = {
     # PostgreSQL's classes of errors, and the codes with another next step than their class.
@@ -20,10 +25,12 @@ _NEXT = {
     "55P03": "Stop the program that holds the table, and run again",
     "57": _REACH,
     # Classes of DuckDB's errors, which have no codes.
-    "IOException": "Check the file, its folder and the space on the disk, and run again",
+    "IOException": _CHECK,
     "TransactionException": "Run again, as another program was in the way",
     "SQLITE_BUSY": "Stop the program that holds the file, and run again",
     "SQLITE_FULL": _FREE,
+    "SQLITE_IOERR": _CHECK,
+    "SQLITE_NOTADB": "Set the sink to a database of SQLite, or to a new file, and run again",
     "SQLITE_READONLY": "Let the run write to the file and its folder, and run again",
 }
 
@@ -42,7 +49,9 @@ def describe(error: Exception) -> tuple[str, str, Exception]:
         name = type(original).__name__
         step = _NEXT.get(name) or (_REACH if name == "OperationalError" else _REPAIR)
     else:
-        step = _NEXT.get(str(code)) or _NEXT.get(str(code)[:2]) or _REPAIR
-    if _FULL in said.lower():
-        step = _FREE
+        kind = "_".join(str(code).split("_")[:2])  # SQLITE_IOERR of SQLITE_IOERR_WRITE
+        step = _NEXT.get(kind) or _NEXT.get(str(code)[:2]) or _REPAIR
+    for text, next_step in _SYSTEM.items():
+        if text in said.lower():
+            step = next_step
     return said, step, type(original)(said)

@@ -241,7 +241,8 @@ class Sqlite:
         self, connection: Connection, source_id: str, listed: Mapping[str, datetime]
     ) -> list[str]:
         """Pass ids and times as one JSON object."""
-        page = orjson.dumps({each: instant_text(at) for each, at in listed.items()}).decode()
+        times = {each: instant_text(at) for each, at in listed.items()}
+        page = orjson.dumps(times, option=orjson.OPT_NON_STR_KEYS).decode()  # derived classes
         return [row[0] for row in connection.exec_driver_sql(self._lacking, (page, source_id))]
 
     def store(

@@ -14,6 +14,17 @@ from ladon_storage.testing.places import SinkPlace, changes
 
 TEXTS = ["é';--", '"', "🦜", "a\nb\r\n", "%s %(x)s :y ?", "{}", "\\", " ", "\u2028", "../x", "null"]
 
+ALIKE = [
+    *("a", "A", "ａ", "ä", "a\u0308"),  # without case, width, accents; in one normal form
+    *("x", " x", "x ", "x\t", "x\u200b"),  # without spaces and invisible characters
+    *("ß", "ss", "1", "01", "1.0"),  # as the texts of a language, or as numbers
+    *("k" * 255 + "1", "k" * 255 + "2"),  # up to the length of a column
+]
+"""Ids that a database may take for the same, by its collation or its types."""
+
+MANY = 12_000
+"""The records of a page of a quick source; some databases take 1,000 at once, or 10,000."""
+
 
 class Instant(datetime):
     """An instant of another library: a subclass, as pendulum's, pandas' and freezegun's."""
@@ -77,6 +88,27 @@ class RecordRules:
             made.record_id: (made.version, {"value": text, text: text} | odd)
             for text, made in zip(TEXTS, page, strict=True)
         }
+
+    async def test_ids_that_look_alike_are_different_records(self, place: SinkPlace) -> None:
+        """An id is compared by its characters: a record of one that looks alike is not known."""
+        content = {"value": "a"}  # of the same version
+        page = [Record.of(each, at(0), content) for each in ALIKE]
+        later = [Record.of(f"{each}{each}", at(0), content) for each in ALIKE]
+
+        assert await place.write(page, page, later[::2], later[1::2], later) == [
+            *(len(ALIKE), 0),
+            *(len(later[::2]), len(later[1::2]), 0),
+        ]
+        assert [row.record_id for row in place.rows()] == sorted(
+            each.record_id for each in page + later
+        )
+
+    async def test_page_may_have_many_records(self, place: SinkPlace) -> None:
+        """All of them are stored, or the write fails: a source that is quick fills large pages."""
+        page = [record(str(number), number) for number in range(MANY)]
+
+        assert await place.write(page, page) == [MANY, 0]
+        assert {row.record_id for row in place.rows()} == {each.record_id for each in page}
 
     async def test_source_may_have_any_name(self, place: SinkPlace) -> None:
         """A name is a value, never a part of a statement or a path."""

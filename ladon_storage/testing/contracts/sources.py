@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -129,8 +130,8 @@ class SourceContract:
     async def read(
         self, source: Any, start: datetime | None = None, until: datetime | None = None
     ) -> list[Page]:
-        """Return the pages of a range."""
-        return [page async for page in source.pages(start, until)]
+        """Return the pages of a range, as the engine takes them."""
+        return [page.copy() async for page in source.pages(start, until)]
 
     @pytest.fixture(autouse=True)
     def _impatient_retries(self) -> Iterator[None]:
@@ -156,11 +157,11 @@ class SourceContract:
         assert {each.record_id for each in records} == ids
 
     async def test_timestamps_are_those_of_the_items(self) -> None:
-        """They are aware, and neither rounded up nor read in another zone."""
+        """They are aware, and neither rounded up nor read in another zone, as this machine's."""
         steps = [1, 2, 5]
-        async with self.feed(self.items(*steps)) as feed:
-            source = self.new_source(feed)
-            pages = await self.read(source)
+        with local_time():
+            async with self.feed(self.items(*steps)) as feed:
+                pages = await self.read(self.new_source(feed))
         found = {each.record_id: each.timestamp for each in records_of(pages)}
         if not any(page.undated for page in pages):
             assert found == {self.record_id(n): self.at(at) for n, at in enumerate(steps)}
@@ -282,6 +283,23 @@ class SourceContract:
             assert (third.records_new, third.records_changed) == (2, 1)
             fourth = await collect()
             assert fourth.records_written == 0
+
+
+@contextmanager
+def local_time() -> Iterator[None]:
+    """Let this process be in another zone than UTC, where the system lets it choose one."""
+    try:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("TZ", "LOCAL-05:45")
+            _choose_zone()
+            yield
+    finally:
+        _choose_zone()
+
+
+def _choose_zone() -> None:
+    if hasattr(time, "tzset"):
+        time.tzset()
 
 
 def records_of(pages: Sequence[Page]) -> list[Record]:
