@@ -28,6 +28,7 @@ from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import PrefectSignal
 from prefect.logging.handlers import APILogHandler
 from prefect.tasks import Task, exponential_backoff
 
@@ -49,7 +50,7 @@ from ladon_storage.connect import (
 )
 from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.events import emit_change
-from ladon_storage.fallback import body, by_task
+from ladon_storage.fallback import Errors, body, by_task
 from ladon_storage.models import (
     UNCONDITIONAL,
     HistoryPage,
@@ -413,8 +414,9 @@ class TaskStorage:
     """The storage of `run`, in which each call is a task run of the current flow.
 
     Where Prefect does not start a task run in time, the call is made without it: a run's outcome is
-    written whatever Prefect's API does. The renewal of a lease, and a checkpoint inside a task, are
-    no task runs anyway: a run of hours would have hundreds of them.
+    written whatever Prefect's API does, and after a suspension too, which no other call outlasts.
+    The renewal of a lease, and a checkpoint inside a task, are no task runs anyway: a run of hours
+    would have hundreds of them.
 
     Args:
         storage: The storage of the watermarks.
@@ -461,7 +463,10 @@ class TaskStorage:
             named = message if self._named is None else await self._named(message)
             update = update.with_error(named)
         write = _WRITES[update.status]
-        stored: Watermark = await _by_task(write, source_id, update, precondition, self._storage)
+        despite = Exception if is_running else (Exception, PrefectSignal)
+        stored: Watermark = await _by_task(
+            write, source_id, update, precondition, self._storage, despite=despite
+        )
         return stored
 
 
@@ -473,11 +478,9 @@ async def collect_in_task(
     return collected
 
 
-async def _by_task(called: Task[..., Any], *arguments: Any, **named: Any) -> Any:
+async def _by_task(called: Task[..., Any], *arguments: Any, despite: Errors = Exception) -> Any:
     return await by_task(
-        called.name,
-        lambda: called(*arguments, **named),
-        lambda: called.fn(*arguments, **named),
+        called.name, lambda: called(*arguments), lambda: called.fn(*arguments), despite=despite
     )
 
 
