@@ -32,7 +32,7 @@ from prefect.exceptions import PrefectSignal
 from prefect.logging.handlers import APILogHandler
 from prefect.tasks import Task, exponential_backoff
 
-from ladon_storage.blocks import RecordSink, StorageService
+from ladon_storage.blocks import RecordSink, StorageService, wrong_values
 from ladon_storage.circuit.breaker import CircuitChange
 from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.collection.lease import SourceLease
@@ -127,8 +127,9 @@ async def resolve_storage(storage: StorageLike = None) -> StorageSettings:
     """Return the settings that ``storage`` stands for; in a run, with the circuit that runs share.
 
     Raises:
-        ConfigurationError: There is no block of that name. Or, in a run of a deployment, it is
-            ``None``, the environment is not complete, and there is no block ``default``.
+        ConfigurationError: There is no block of that name, or it has a wrong value. Or, in a run
+            of a deployment, ``storage`` is ``None``, the environment is not complete, and there is
+            no block ``default``.
     """
     if storage is None:
         settings = await _default_settings()
@@ -148,25 +149,40 @@ async def _default_settings() -> StorageSettings:
     except ConfigurationError as incomplete:
         if os.environ.get("STORAGE_SERVICE_URL") or os.environ.get("ENVIRONMENT"):
             raise
-        try:
-            return await _block(StorageService, DEFAULT_BLOCK)
-        except ConfigurationError:
-            if not _is_deployed():
-                return settings_by_hand()
-            block = f"{StorageService.get_block_type_slug()}/{DEFAULT_BLOCK}"
-            raise ConfigurationError(f"{str(incomplete)[:-1]}; or save a block {block}.") from None
+        if (saved := await _saved(StorageService, DEFAULT_BLOCK)) is not None:
+            return saved
+        if not _is_deployed():
+            return settings_by_hand()
+        block = f"{StorageService.get_block_type_slug()}/{DEFAULT_BLOCK}"
+        raise ConfigurationError(f"{str(incomplete)[:-1]}; or save a block {block}.") from None
 
 
 async def _block(kind: type[B], name: str) -> B:
+    if (saved := await _saved(kind, name)) is not None:
+        return saved
+    raise ConfigurationError(
+        f"There is no block {kind.get_block_type_slug()}/{name}; save one, in Prefect's UI "
+        "under Blocks or by `.save()`, or choose another."
+    )
+
+
+async def _saved(kind: type[B], name: str) -> B | None:
+    """Return the block of this name, if there is one.
+
+    Raises:
+        ConfigurationError: It has a wrong value.
+    """
     try:
         loaded: Any = await kind.aload(name)
     except ValueError:
-        raise ConfigurationError(
-            f"There is no block {kind.get_block_type_slug()}/{name}; save one, in Prefect's UI "
-            "under Blocks or by `.save()`, or choose another."
-        ) from None
-    block: B = loaded
-    return block
+        return None
+    except RuntimeError as error:
+        if (problem := wrong_values(error)) is None:
+            raise
+    else:
+        block: B = loaded
+        return block
+    raise ConfigurationError(problem)
 
 
 def _is_deployed() -> bool:
@@ -192,7 +208,8 @@ async def resolve_sink(sink: SinkLike = None) -> Sink:
     """Return the sink that ``sink`` stands for.
 
     Raises:
-        ConfigurationError: There is no sink for its address, or no block of its name.
+        ConfigurationError: There is no sink for its address, no block of its name, or a wrong
+            value in that block.
     """
     if sink is None or isinstance(sink, str):
         sink = await _block(RecordSink, sink or DEFAULT_BLOCK)

@@ -22,6 +22,7 @@ from prefect.flows import Flow
 from prefect.utilities.callables import ParameterSchema, get_call_parameters, parameter_schema
 from pydantic import BaseModel
 
+from ladon_storage.blocks import wrong_values
 from ladon_storage.collection.credentials import (
     SECRET_FIELD,
     check_name,
@@ -212,8 +213,9 @@ class CheckedFlow(Flow[P, R]):
         try:
             return super().validate_parameters(given)
         except ParameterTypeError as error:
+            wrong_block = wrong_values(error.__cause__)
             message = _with_titles(str(error), self.parameters.model_dump())
-        raise ParameterTypeError(message)
+        raise ConfigurationError(wrong_block) if wrong_block else ParameterTypeError(message)
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return parameters as Prefect stores them."""
