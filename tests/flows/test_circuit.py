@@ -133,7 +133,7 @@ def test_automation_matches_the_events_of_any_address(address: str) -> None:
 
     for trigger in (each.trigger for each in automations(address)):
         assert isinstance(trigger, EventTrigger)
-        match = ResourceSpecification.model_validate(trigger.match.model_dump())
+        match = ResourceSpecification.model_validate(trigger.model_dump()["match"])
         assert match.matches(Resource({"prefect.resource.id": resource_id(address)}))
         assert not match.matches(Resource({"prefect.resource.id": resource_id(f"{address}/b")}))
 
