@@ -14,7 +14,7 @@ from typing import Literal
 
 from prefect.blocks.core import Block
 from prefect.types import SecretDict
-from pydantic import Field, HttpUrl, SecretStr, ValidationError
+from pydantic import ConfigDict, Field, HttpUrl, SecretStr, ValidationError
 
 from ladon_storage.collection.protocols import Sink
 from ladon_storage.connect import StorageClient, new_client
@@ -30,6 +30,24 @@ def _logo() -> HttpUrl | None:
     except ValidationError:  # the settings are missing or make no sense: tasks report that
         return None
     return None if settings.is_file else HttpUrl(f"{settings.url}/logo.svg")
+
+
+def wrong_values(error: BaseException | None) -> str | None:
+    """Return what is wrong with the values of a block that Prefect could not load, but no value.
+
+    Neither Prefect's form of a block nor its API checks them.
+    """
+    cause = error.__cause__ if isinstance(error, RuntimeError) else None
+    if not isinstance(cause, ValidationError):
+        return None
+    # By a reference, Prefect does not know the type of the block.
+    block = f"{str(error).partition(' of block type ')[0]} ({cause.title})"
+    details = cause.errors(include_url=False, include_input=False, include_context=False)
+    problems = [
+        ": ".join([*map(str, each["loc"]), each["msg"].removeprefix("Value error, ")])
+        for each in details
+    ]
+    return f"{block}: {'; '.join(problems)}. Correct it in Prefect's UI under Blocks."
 
 
 class StorageService(Block, StorageSettings):
@@ -84,6 +102,8 @@ class RecordSink(Block):
         await collect({"kind": "kev"}, sink=await RecordSink.aload("records"))
         ```
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     _block_type_name = "LADON Record Sink"
     _block_type_slug = "ladon-record-sink"

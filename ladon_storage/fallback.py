@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Errors = type[BaseException] | tuple[type[BaseException], ...]
 
 PATIENCE_SECONDS = 5.0
 """The longest time for a task run to start, and to end, while its body is not running."""
@@ -97,7 +98,11 @@ async def _attempted(make: Callable[[], Awaitable[T]]) -> T:
 
 
 async def by_task(
-    name: str, task: Callable[[], Awaitable[T]], directly: Callable[[], Awaitable[T]]
+    name: str,
+    task: Callable[[], Awaitable[T]],
+    directly: Callable[[], Awaitable[T]],
+    *,
+    despite: Errors = Exception,
 ) -> T:
     """Let a task run make a call, or make it directly where Prefect keeps the run from starting.
 
@@ -107,6 +112,8 @@ async def by_task(
         name: The call's name in the log.
         task: Starts the task run, whose function is a `body`.
         directly: Makes the call without a task run.
+        despite: The errors of a task run without a body after which the call is made. Any other is
+            meant for the run, and raised.
     """
     call: _Call[T] = _Call()
     token = _under_way.set(call)
@@ -127,7 +134,7 @@ async def by_task(
         return call.outcome.result()
     if call.error is not None:
         raise call.error
-    if (told := _ending(running)) is not None:
+    if (told := _ending(running, despite)) is not None:
         raise told
     logger.warning("%s goes on without its task run: %s", name, _why(running))
     call.directly = asyncio.ensure_future(_awaited(directly))
@@ -146,12 +153,12 @@ async def _settled(call: _Call[T], running: asyncio.Future[T]) -> None:
             await asyncio.wait({running}, timeout=min(_LOOK_SECONDS, call.silence_left()))
 
 
-def _ending(running: asyncio.Future[Any]) -> BaseException | None:
-    """Return the exception of a signal in a task run: it is meant for the process, not the task."""
+def _ending(running: asyncio.Future[Any], despite: Errors) -> BaseException | None:
+    """Return an exception of a task run that is meant for the run or the process, as a signal's."""
     if not running.done() or running.cancelled():
         return None
     problem = running.exception()
-    return None if isinstance(problem, Exception) else problem
+    return None if isinstance(problem, despite) else problem
 
 
 def _why(running: asyncio.Future[Any]) -> str:

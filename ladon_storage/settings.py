@@ -16,7 +16,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from yarl import URL
 
 from ladon_storage.circuit.urls import default_url
@@ -112,6 +121,12 @@ class StorageSettings(BaseModel):
             "set; memory:// shares it with no other process."
         ),
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _take_an_emptied_field_as_unset(cls, value: object, info: ValidationInfo) -> object:
+        is_optional = cls.model_fields[str(info.field_name)].default is None
+        return None if is_optional and value == "" else value
 
     @model_validator(mode="before")
     @classmethod

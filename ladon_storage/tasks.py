@@ -28,10 +28,11 @@ from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import PrefectSignal
 from prefect.logging.handlers import APILogHandler
 from prefect.tasks import Task, exponential_backoff
 
-from ladon_storage.blocks import RecordSink, StorageService
+from ladon_storage.blocks import RecordSink, StorageService, wrong_values
 from ladon_storage.circuit.breaker import CircuitChange
 from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.collection.lease import SourceLease
@@ -49,7 +50,7 @@ from ladon_storage.connect import (
 )
 from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.events import emit_change
-from ladon_storage.fallback import body, by_task
+from ladon_storage.fallback import Errors, body, by_task
 from ladon_storage.models import (
     UNCONDITIONAL,
     HistoryPage,
@@ -126,8 +127,9 @@ async def resolve_storage(storage: StorageLike = None) -> StorageSettings:
     """Return the settings that ``storage`` stands for; in a run, with the circuit that runs share.
 
     Raises:
-        ConfigurationError: There is no block of that name. Or, in a run of a deployment, it is
-            ``None``, the environment is not complete, and there is no block ``default``.
+        ConfigurationError: There is no block of that name, or it has a wrong value. Or, in a run
+            of a deployment, ``storage`` is ``None``, the environment is not complete, and there is
+            no block ``default``.
     """
     if storage is None:
         settings = await _default_settings()
@@ -147,25 +149,40 @@ async def _default_settings() -> StorageSettings:
     except ConfigurationError as incomplete:
         if os.environ.get("STORAGE_SERVICE_URL") or os.environ.get("ENVIRONMENT"):
             raise
-        try:
-            return await _block(StorageService, DEFAULT_BLOCK)
-        except ConfigurationError:
-            if not _is_deployed():
-                return settings_by_hand()
-            block = f"{StorageService.get_block_type_slug()}/{DEFAULT_BLOCK}"
-            raise ConfigurationError(f"{str(incomplete)[:-1]}; or save a block {block}.") from None
+        if (saved := await _saved(StorageService, DEFAULT_BLOCK)) is not None:
+            return saved
+        if not _is_deployed():
+            return settings_by_hand()
+        block = f"{StorageService.get_block_type_slug()}/{DEFAULT_BLOCK}"
+        raise ConfigurationError(f"{str(incomplete)[:-1]}; or save a block {block}.") from None
 
 
 async def _block(kind: type[B], name: str) -> B:
+    if (saved := await _saved(kind, name)) is not None:
+        return saved
+    raise ConfigurationError(
+        f"There is no block {kind.get_block_type_slug()}/{name}; save one, in Prefect's UI "
+        "under Blocks or by `.save()`, or choose another."
+    )
+
+
+async def _saved(kind: type[B], name: str) -> B | None:
+    """Return the block of this name, if there is one.
+
+    Raises:
+        ConfigurationError: It has a wrong value.
+    """
     try:
         loaded: Any = await kind.aload(name)
     except ValueError:
-        raise ConfigurationError(
-            f"There is no block {kind.get_block_type_slug()}/{name}; save one, in Prefect's UI "
-            "under Blocks or by `.save()`, or choose another."
-        ) from None
-    block: B = loaded
-    return block
+        return None
+    except RuntimeError as error:
+        if (problem := wrong_values(error)) is None:
+            raise
+    else:
+        block: B = loaded
+        return block
+    raise ConfigurationError(problem)
 
 
 def _is_deployed() -> bool:
@@ -191,7 +208,8 @@ async def resolve_sink(sink: SinkLike = None) -> Sink:
     """Return the sink that ``sink`` stands for.
 
     Raises:
-        ConfigurationError: There is no sink for its address, or no block of its name.
+        ConfigurationError: There is no sink for its address, no block of its name, or a wrong
+            value in that block.
     """
     if sink is None or isinstance(sink, str):
         sink = await _block(RecordSink, sink or DEFAULT_BLOCK)
@@ -413,8 +431,9 @@ class TaskStorage:
     """The storage of `run`, in which each call is a task run of the current flow.
 
     Where Prefect does not start a task run in time, the call is made without it: a run's outcome is
-    written whatever Prefect's API does. The renewal of a lease, and a checkpoint inside a task, are
-    no task runs anyway: a run of hours would have hundreds of them.
+    written whatever Prefect's API does, and after a suspension too, which no other call outlasts.
+    The renewal of a lease, and a checkpoint inside a task, are no task runs anyway: a run of hours
+    would have hundreds of them.
 
     Args:
         storage: The storage of the watermarks.
@@ -461,7 +480,10 @@ class TaskStorage:
             named = message if self._named is None else await self._named(message)
             update = update.with_error(named)
         write = _WRITES[update.status]
-        stored: Watermark = await _by_task(write, source_id, update, precondition, self._storage)
+        despite = Exception if is_running else (Exception, PrefectSignal)
+        stored: Watermark = await _by_task(
+            write, source_id, update, precondition, self._storage, despite=despite
+        )
         return stored
 
 
@@ -473,11 +495,9 @@ async def collect_in_task(
     return collected
 
 
-async def _by_task(called: Task[..., Any], *arguments: Any, **named: Any) -> Any:
+async def _by_task(called: Task[..., Any], *arguments: Any, despite: Errors = Exception) -> Any:
     return await by_task(
-        called.name,
-        lambda: called(*arguments, **named),
-        lambda: called.fn(*arguments, **named),
+        called.name, lambda: called(*arguments), lambda: called.fn(*arguments), despite=despite
     )
 
 

@@ -64,8 +64,14 @@ def store_at(url: str, seconds: float | None = None) -> CircuitStore:
         return RedisStore(url.strip(), seconds or WAIT_SECONDS)
     if separator and scheme == "sqlite" and rest.startswith("/"):
         path, _, query = rest[1:].partition("?")
+        options = parse_qs(query, keep_blank_values=True)
+        if unknown := next((each for each in options if each != "timeout"), None):
+            raise ConfigurationError(
+                f"The address of a circuit in a file has the unknown option {unknown[:100]!r}; "
+                "leave it out, or write timeout to wait longer."
+            )
         try:
-            busy = float(parse_qs(query).get("timeout", [str(seconds or BUSY_SECONDS)])[0])
+            busy = float(options.get("timeout", [str(seconds or BUSY_SECONDS)])[0])
         except ValueError:
             busy = math.nan
         name = unquote(path)

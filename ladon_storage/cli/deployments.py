@@ -250,10 +250,13 @@ def _deployed(
 
 
 def _storage(project: Project) -> dict[str, Any]:
-    """Return the parameter with the file's storage, unless a run has to read its secrets."""
+    """Return the parameter with the file's storage; none where a run has to read its secrets.
+
+    It is given all the same: its form then requires it, and a run that leaves it out is no form.
+    """
     storage = project.storage
     if storage.url is None or storage.token or storage.password:
-        return {}
+        return {"storage": None}
     given = storage.model_dump(mode="json", exclude_unset=True, exclude={"circuit_url_secret"})
     folder = project.path.absolute().parent
     return {"storage": {**given, "url": anchored_address(storage.url, folder)}}

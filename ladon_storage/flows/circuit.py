@@ -8,6 +8,7 @@ While the circuit is closed it makes no request.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from contextlib import suppress
 from uuid import UUID
@@ -69,7 +70,8 @@ def automations(
             description=f"Acts on {event} of the Storage Service at {key}.",
             trigger=EventTrigger(
                 expect={event},
-                match={"prefect.resource.id": resource_id(address)},
+                # Prefect matches by patterns, to which [::1] is one character.
+                match={"prefect.resource.id": glob.escape(resource_id(address))},
                 posture=Posture.Reactive,
                 threshold=1,
             ),

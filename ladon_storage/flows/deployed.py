@@ -37,9 +37,9 @@ def fit_form(deployment: RunnerDeployment, flow: Flow[..., Any]) -> None:
 
 
 def require_own_places(deployment: RunnerDeployment) -> None:
-    """Require in a form what its deployment has in place of a block."""
+    """Require in a form what its deployment has in place of a block, be it the default."""
     parameters, form = deployment.parameters or {}, _form(deployment)
-    own = [name for name in BLOCKS if parameters.get(name) is not None]
+    own = [name for name in BLOCKS if name in parameters]
     if missing := [name for name in own if name not in form.required]:
         form.required = [*form.required, *missing]
 

@@ -52,6 +52,7 @@ _NOTED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _NAMELESS = re.compile(
     r"(cancelled|CancelledError|TerminationSignal|KeyboardInterrupt|SystemExit)\b"
 )
+_SUSPENDED = re.compile(r"Pause\b")
 
 _PREFECTS: Any = getattr(engine, "_prefect_sigterm_handler", None)
 
@@ -284,6 +285,8 @@ class Ending:
         """Return an error message, with the cause of the end where the run was cancelled."""
         if _NAMELESS.match(message):
             return await self.said()
+        if _SUSPENDED.match(message):
+            return "ended by a suspension in Prefect"
         return message if self._signal is None else f"{await self.said()}: {message}"
 
     @property

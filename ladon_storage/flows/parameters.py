@@ -22,6 +22,7 @@ from prefect.flows import Flow
 from prefect.utilities.callables import ParameterSchema, get_call_parameters, parameter_schema
 from pydantic import BaseModel
 
+from ladon_storage.blocks import wrong_values
 from ladon_storage.collection.credentials import (
     SECRET_FIELD,
     check_name,
@@ -211,8 +212,9 @@ class CheckedFlow(Flow[P, R]):
         try:
             return super().validate_parameters(given)
         except ParameterTypeError as error:
+            wrong_block = wrong_values(error.__cause__)
             message = _with_titles(str(error), self.parameters.model_dump())
-        raise ParameterTypeError(message)
+        raise ConfigurationError(wrong_block) if wrong_block else ParameterTypeError(message)
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return parameters as Prefect stores them."""
@@ -242,9 +244,9 @@ async def _result_of(run: Awaitable[State[R]]) -> R:
 def refuse_unchosen_block() -> None:
     """Refuse the present run if it is of a form with the tab of a block and no block in it.
 
-    A form leaves such a parameter out, and has all others, which no other caller of a deployment
-    gives. The default in its place would be another block in silence. Prefect fills defaults in
-    before a flow gets its parameters, so those of the run itself are looked at.
+    A form leaves such a parameter out, and has all others, which hardly any other caller of a
+    deployment gives. The default in its place would be another block in silence. Prefect fills
+    defaults in before a flow gets its parameters, so those of the run itself are looked at.
 
     Raises:
         ConfigurationError: It is such a run.
@@ -261,10 +263,10 @@ def refuse_unchosen_block() -> None:
         shown = source_label(str(sink["url"]))
         logger.info("Records go to %s, which is the sink of the run's parameters.", shown)
     missing = [name for name in BLOCKS if name in fields and name not in given]
-    if missing and len(given) > 1 and fields.keys() - _LATER <= {*given, *missing}:
+    if missing and len(given) > 1 and fields.keys() <= {*given, *missing}:
         raise ConfigurationError(
             f"The tab Block of {' and of '.join(BLOCKS[name] for name in missing)} has no block; "
-            "choose one there, or the tab Default."
+            "choose one there, or the tab Default. Without a form, give null."
         )
 
 
@@ -280,9 +282,6 @@ def _with_titles(message: str, schema: Mapping[str, Any]) -> str:
 
 
 _WRONG = re.compile(r"^ - ([\w.\[\]-]+): (.*)$", re.MULTILINE)
-
-_LATER = {"when_busy", "spread", "part", "workers", "first_collection"}
-"""Parameters that a form which was registered by an older release does not have."""
 
 _PREFECTS = {"return_state", "wait_for"}
 

@@ -322,12 +322,15 @@ def test_redis_thread_ends_with_its_store(redis_server: RedisServer) -> None:
         "sqlite:///c.db?timeout=nan",
         "sqlite:///c.db?timeout=inf",
         "sqlite:///c.db?timeout=-1",
+        "sqlite:///c.db?timeout=",
         "sqlite:///c%00.db",
         "mysql://h/x",
         f"redis://:{PASSWORD}@h:port/0",
         f"redis://:{PASSWORD}@h/0?socket_timeout=soon",
         f"redis://:{PASSWORD}@h/0?socket_timeout=nan",
         f"redis://:{PASSWORD}@h/0?nonsense[=1&socket_timeout=1&db=x",
+        f"redis://:6379?{PASSWORD}=x@h/0",
+        f"rediss://:{PASSWORD}@h/0?ssl_cert_reqs=x",
         f"memory://{PASSWORD}",
     ],
 )
@@ -337,6 +340,33 @@ def test_store_that_does_not_exist_is_refused_without_a_quotation(url: str) -> N
         store_at(url)
     assert PASSWORD not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("url", "option"),
+    [
+        ("sqlite:///c.db?socket_timeout=1", "socket_timeout"),
+        ("sqlite:///c.db?timeout=1&mode", "mode"),
+        (f"redis://:{PASSWORD}@h/0?timeout=1", "timeout"),
+        (f"redis://:{PASSWORD}@h/0?ssl_ca_certs=/x", "ssl_ca_certs"),
+        (f"rediss://:{PASSWORD}@h/0?ssl_ca_cert=/x", "ssl_ca_cert"),
+        (f"unix://:{PASSWORD}@/run/redis?timeout=1", "timeout"),
+    ],
+)
+def test_unknown_option_of_an_address_is_refused_at_once(url: str, option: str) -> None:
+    """Each call would fail by it, and each process keep a circuit of its own."""
+    with pytest.raises(
+        ConfigurationError, match=f"unknown option '{option}'; leave it out"
+    ) as told:
+        store_at(url)
+    assert PASSWORD not in str(told.value)
+
+
+def test_known_options_of_redis_are_taken() -> None:
+    """Those of redis-py for a connection of this kind."""
+    store_at("redis://h/0?socket_timeout=0.3&protocol=3&client_name=x&health_check_interval=5")
+    store_at("rediss://h/0?ssl_ca_certs=/x&ssl_cert_reqs=required&ssl_check_hostname=no")
+    store_at("unix:///run/redis?db=1")
 
 
 def test_redis_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

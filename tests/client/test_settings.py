@@ -78,6 +78,14 @@ def test_empty_variable_is_one_that_is_not_set() -> None:
     assert not StorageSettings.from_environment(development).url
 
 
+def test_emptied_field_of_a_form_is_unset() -> None:
+    """Prefect's form keeps an empty text, which is no file, no token and no store."""
+    optional = [name for name, each in StorageSettings.model_fields.items() if each.default is None]
+    emptied = dict.fromkeys(optional, "") | {"environment": "development"}
+    assert StorageSettings.model_validate(emptied) == StorageSettings(environment="development")
+    assert {"ca_file", "token", "circuit_url"} < set(optional)
+
+
 @pytest.mark.parametrize("url", [None, "", " "])
 @pytest.mark.parametrize("environment", [None, "production", "staging", "dev"])
 def test_missing_url_beyond_development_says_what_to_set(

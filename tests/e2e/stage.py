@@ -40,6 +40,7 @@ deployments:
     entrypoint: flows/collect.py:collect_threatfox
     description: A replay of ThreatFox's export.
     tags: [ladon, indicators]
+    parameters: { storage: null }
     concurrency_limit: { limit: 1, collision_strategy: ENQUEUE }
   - name: any
     entrypoint: flows/backfill.py:backfill

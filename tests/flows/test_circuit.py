@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from prefect import flow, get_client
+from prefect.automations import EventTrigger
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import WorkPoolStatus
 
@@ -20,7 +21,7 @@ from ladon_storage.circuit.urls import SharedCircuit
 from ladon_storage.connect import shared_client
 from ladon_storage.errors import CircuitOpenError, ConfigurationError, StorageResponseError
 from ladon_storage.events import resource_id
-from ladon_storage.flows.circuit import deploy, probe_storage
+from ladon_storage.flows.circuit import automations, deploy, probe_storage
 from ladon_storage.settings import StorageSettings
 from tests.flaky import Flaky
 from tests.forks import Forks
@@ -123,6 +124,18 @@ async def test_collections_are_paused_while_the_circuit_is_open(
         return await circuit_events(storage) == ["opened", "half-opened", "closed"]
 
     await until(are_told)
+
+
+@pytest.mark.parametrize("address", ["http://[::1]:8000", "https://storage.example/[a]*"])
+def test_automation_matches_the_events_of_any_address(address: str) -> None:
+    """An address with characters that are special in Prefect's patterns matches its own events."""
+    from prefect.server.events.schemas.events import Resource, ResourceSpecification
+
+    for trigger in (each.trigger for each in automations(address)):
+        assert isinstance(trigger, EventTrigger)
+        match = ResourceSpecification.model_validate(trigger.model_dump()["match"])
+        assert match.matches(Resource({"prefect.resource.id": resource_id(address)}))
+        assert not match.matches(Resource({"prefect.resource.id": resource_id(f"{address}/b")}))
 
 
 async def test_each_change_of_a_circuit_is_emitted(

@@ -77,6 +77,17 @@ async def test_form_without_the_sink_of_its_deployment_is_refused(project: Proje
         assert [each["property"] for each in said["errors"]] == [name]
 
 
+async def test_deployment_without_a_storage_of_its_own_requires_the_choice(tmp_path: Path) -> None:
+    """So that a run without it is none of its form, and the tab Default stays one of its values."""
+    (tmp_path / "ladon.toml").write_text(_FILE.replace('[storage]\nurl = "sqlite:///ladon.db"', ""))
+    for deployment in deployments(Project.load(tmp_path / "ladon.toml"), ["kev"]):
+        given = deployment.parameters or {}
+        assert given["storage"] is None
+        assert (await validated(form_of(deployment), given))["valid"]
+        said = await validated(form_of(deployment), {"source": given["source"], "sink": {}})
+        assert "storage" in [each["property"] for each in said["errors"]]
+
+
 @pytest.mark.usefixtures("nothing_deployed")
 async def test_run_by_schedule_needs_no_sink_of_its_own(project: Project) -> None:
     """A run without parameters has those of its deployment."""

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from prefect import get_client
+from prefect._flow_run_suspension import _active_flow_run_suspension_requests
 from prefect.client.schemas.objects import State
-from prefect.exceptions import ParameterTypeError, TerminationSignal
+from prefect.exceptions import ParameterTypeError, Pause, TerminationSignal
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Suspended
 from prefect.utilities import engine
 from yarl import URL
 
@@ -212,6 +213,43 @@ async def test_cancellation_in_prefect_is_named(storage: StorageSettings, tmp_pa
     with pytest.raises(asyncio.CancelledError):
         await run
     assert await reason(storage) == "ended by a cancellation in Prefect"
+
+
+@pytest.mark.parametrize(
+    ("step", "status", "error"),
+    [
+        ("PUT", "failed", "ended by a suspension in Prefect"),
+        ("page", "success", None),
+    ],
+)
+async def test_suspended_run_writes_its_outcome(
+    step: str,
+    status: str,
+    error: str | None,
+    storage: StorageSettings,
+    service: Flaky,
+    tmp_path: Path,
+) -> None:
+    """Prefect begins no further task of it: what it has collected is promoted, and no more read."""
+
+    def suspend(called: str = "page", _body: str = "") -> None:
+        if called == step:
+            for request in _active_flow_run_suspension_requests.values():
+                request.mark_requested(Suspended())
+
+    async def read() -> None:
+        suspend()
+
+    service.fault = suspend
+    with pytest.raises(Pause):
+        await collect(
+            ScriptedSource([[record("1", 1)], read]), {"url": f"sqlite:///{tmp_path}/r.db"}, storage
+        )
+    async with new_client(storage) as client:
+        stored = await client.get_watermark("feed")
+    assert stored
+    assert (stored.status, stored.error_message) == (status, error)
+    assert (stored.last_successful_timestamp is None) == (status == "failed")
 
 
 async def test_each_source_of_many_says_who_ended_it(

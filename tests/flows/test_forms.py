@@ -167,7 +167,13 @@ def test_both_uis_show_a_whole_paging_in_its_tab(kind: str) -> None:
     raise AssertionError(kind)
 
 
-FORM = {"source": {"kind": "kev"}, "since": None, "until": None, "limits": None}
+FORM = {
+    "source": {"kind": "kev"},
+    "since": None,
+    "until": None,
+    "limits": None,
+    "when_busy": "fail",
+}
 
 
 async def run_of_form(flow: Any, parameters: dict[str, Any]) -> Any:
@@ -219,11 +225,22 @@ async def test_run_by_the_api_with_a_password_is_refused_without_it(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parameters", [{**FORM, "sink": None, "storage": None}, {"source": {}}])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {**FORM, "sink": None, "storage": None},
+        {"source": {}},
+        {name: value for name, value in FORM.items() if name != "when_busy"},
+    ],
+    ids=["default", "schedule", "command"],
+)
 async def test_run_by_schedule_or_with_defaults_is_no_such_form(
     parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a form says with the tab Default, or a schedule by silence, is the default."""
+    """What a form says with the tab Default is the default, as what others do not say at all.
+
+    A backfill of a deployment with limits by `prefect deployment run` has most parameters, too.
+    """
     monkeypatch.setenv("ENVIRONMENT", "production")
     monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
     state = await run_of_form(flows.collect_kev, parameters)

@@ -134,7 +134,9 @@ async def test_runs_write_under_the_names_of_the_public_tasks(
     """People find the writes of a flow in Prefect's UI by the same names as those of the tasks."""
     names = []
 
-    async def noted(name: str, _task: Any, directly: Callable[[], Awaitable[Any]]) -> Any:
+    async def noted(
+        name: str, _task: Any, directly: Callable[[], Awaitable[Any]], **_options: Any
+    ) -> Any:
         names.append(name)
         return await directly()
 

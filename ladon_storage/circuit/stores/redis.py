@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -38,6 +39,8 @@ redis.call('EXPIRE', KEYS[1], ARGV[4])
 return 1
 """
 
+_UNKNOWN = re.compile(r"unexpected keyword argument '([^']*)'")
+
 Call = Callable[[], Any]
 
 
@@ -50,7 +53,8 @@ class RedisStore:
         seconds: The longest wait for an answer, unless the address says another.
 
     Raises:
-        ConfigurationError: redis-py is not installed, or does not understand the address.
+        ConfigurationError: redis-py is not installed, or does not understand the address or an
+            option of it.
     """
 
     def __init__(self, url: str, seconds: float = WAIT_SECONDS) -> None:
@@ -64,10 +68,15 @@ class RedisStore:
             parsed = URL(url)
             self._seconds = float(parsed.query.get("socket_timeout", seconds))
             bare = parsed.with_user(None).with_query(None) if parsed.host else parsed.with_query({})
-            redis.ConnectionPool.from_url(url)
-        except (ValueError, TypeError):
-            self._seconds = math.nan
-        if not 0 < self._seconds < math.inf:
+            unknown = _unknown_option(redis.ConnectionPool.from_url(url))
+        except (ValueError, TypeError, AttributeError, redis.RedisError):
+            self._seconds, unknown = math.nan, None
+        if unknown and "@" not in parsed.query_string:  # which may be the end of a password
+            raise ConfigurationError(
+                f"The address of a circuit in Redis has the unknown option {unknown!r}; leave it "
+                "out, or write socket_timeout to wait longer."
+            )
+        if unknown or not 0 < self._seconds < math.inf:
             raise ConfigurationError(
                 "The address of a circuit in Redis should look like redis://redis.example:6379/0; "
                 "set another."
@@ -156,6 +165,17 @@ class RedisStore:
         threading.Thread(
             target=_answer, args=(self._asked, self._client), name="ladon-circuit", daemon=True
         ).start()
+
+
+def _unknown_option(pool: Any) -> str | None:
+    """Return an option of the address that a connection does not take; none is opened."""
+    try:
+        pool.make_connection()
+    except TypeError as error:
+        if found := _UNKNOWN.search(str(error)):
+            return found[1]
+        raise
+    return None
 
 
 def _answer(asked: SimpleQueue[tuple[Call, Future[Any]] | None], client: Any) -> None:
