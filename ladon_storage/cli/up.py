@@ -4,7 +4,8 @@
   storage nor a sink: its runs find both in the blocks called default, which are saved here.
 - All their files are in one folder, and a second start resumes there. The user's own Prefect
   settings are neither read nor changed.
-- The runner ends first: a run in flight can still write its failure.
+- The runner ends first: a run in flight can still write its failure. Where this process is killed,
+  all end, and a second start is refused until they have.
 - All of them listen on loopback alone. A port in use is replaced, and the printed URL shows that.
 """
 
@@ -13,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import socket
 import sys
-from asyncio.subprocess import DEVNULL, STDOUT, Process
+from asyncio.subprocess import STDOUT, Process
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 from cyclopts import Parameter
 
@@ -124,12 +126,12 @@ async def _up(described: Described, folder: Path, prefect_port: int, storage_por
             f"The folder {str(folder)!r} cannot be made ({error.strerror}); give another --folder."
         ) from None
     async with contextlib.AsyncExitStack() as parts:
-        parts.enter_context(held(folder))
+        lock = parts.enter_context(held(folder))
         port = port_near(prefect_port, "Prefect")
         note("Starting Prefect (15 to 30 s the first time) …")
-        api = await parts.enter_async_context(prefect_server(folder, port, **SERVER))
+        api = await parts.enter_async_context(prefect_server(folder, port, lock, **SERVER))
         service = await parts.enter_async_context(
-            _service(described, folder, storage_port, api.removesuffix("/api"))
+            _service(described, folder, storage_port, api.removesuffix("/api"), lock)
         )
         note("Starting the deployments …")
         log = folder / "runner.log"
@@ -137,11 +139,11 @@ async def _up(described: Described, folder: Path, prefect_port: int, storage_por
         variables = {"PREFECT_API_URL": api, **RUNS}
         records = f"sqlite:///{folder / 'records.db'}"
         if described.sink:
-            await _saved_blocks(folder, service, records, variables)
+            await _saved_blocks(folder, service, records, variables, lock)
         if described.storage is None:
             variables["STORAGE_SERVICE_URL"] = service
         runner = await _module(
-            described.folder, folder, variables,
+            described.folder, folder, variables, lock,
             "ladon_storage.cli", "deploy", "--serve", *described.arguments,
         )  # fmt: skip
         parts.push_async_callback(_ended_with_its_runs, runner)
@@ -161,16 +163,35 @@ async def _up(described: Described, folder: Path, prefect_port: int, storage_por
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Lock a folder against a second start in it."""
-    with (folder / "lock").open("w") as lock:
+def held(folder: Path) -> Iterator[IO[str]]:
+    """Lock a folder against a second start in it, and yield the file, which names who keeps it."""
+    with (folder / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigurationError(
-                f"It is up already, in {folder}; end that one first, or give another --folder."
+                f"It is up already, in {folder}{_keepers(lock)}; end that one first, or give "
+                "another --folder."
             ) from None
-        yield
+        lock.truncate(0)
+        print(os.getpid(), "up", file=lock, flush=True)
+        yield lock
+
+
+def _keepers(lock: IO[str]) -> str:
+    """Return the processes of a lock that still run, worded for an error."""
+    lock.seek(0)
+    named = (line.partition(" ") for line in lock.read().splitlines())
+    running = [f"{name} ({pid})" for pid, _, name in named if _runs(int(pid))]
+    return f", by the processes {', '.join(running)}" if running else ""
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
 
 
 def port_near(wanted: int, name: str) -> int:
@@ -195,7 +216,7 @@ def port_near(wanted: int, name: str) -> int:
 
 @contextlib.asynccontextmanager
 async def _service(
-    described: Described, folder: Path, port: int, prefect_url: str
+    described: Described, folder: Path, port: int, prefect_url: str, lock: IO[str]
 ) -> AsyncIterator[str]:
     """Yield the URL of the storage, served by this command where it is a file.
 
@@ -216,7 +237,8 @@ async def _service(
     options: tuple[str, ...] = ("--prefect-url", prefect_url)
     if described.arguments[0] == "--file":
         options += described.arguments
-    service = LocalService(folder, port_near(port, "the Storage Service"), database, options)
+    port = port_near(port, "the Storage Service")
+    service = LocalService(folder, port, database, options, lock)
     await service.start()
     try:
         yield service.url
@@ -225,7 +247,7 @@ async def _service(
 
 
 async def _saved_blocks(
-    folder: Path, service: str, records: str, variables: Mapping[str, str]
+    folder: Path, service: str, records: str, variables: Mapping[str, str], lock: IO[str]
 ) -> None:
     """Save the blocks called default.
 
@@ -235,7 +257,7 @@ async def _saved_blocks(
     from ladon_storage.cli.local import NotStartedError, ended
 
     process = await _module(
-        folder, folder, {**variables, "STORAGE_SERVICE_URL": service},
+        folder, folder, {**variables, "STORAGE_SERVICE_URL": service}, lock,
         "ladon_storage.cli.default_blocks", service, records,
     )  # fmt: skip
     try:
@@ -246,16 +268,15 @@ async def _saved_blocks(
 
 
 async def _module(
-    place: Path, folder: Path, variables: Mapping[str, str], *command: str
+    place: Path, folder: Path, variables: Mapping[str, str], lock: IO[str], *command: str
 ) -> Process:
     """Start a module as a process that knows only the Prefect of a folder."""
-    from ladon_storage.cli.local import environment
+    from ladon_storage.cli.local import environment, started
 
     with (folder / "runner.log").open("ab") as log:
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *command,
-            cwd=place, env=environment(folder, **variables),
-            stdin=DEVNULL, stdout=log, stderr=STDOUT, start_new_session=True,
+        return await started(
+            "runner", *command, lock=lock,
+            cwd=place, env=environment(folder, **variables), stdout=log, stderr=STDOUT,
         )  # fmt: skip
 
 
