@@ -23,6 +23,7 @@ from typing import IO, Any
 import aiohttp
 
 from ladon_storage.errors import LadonStorageError
+from ladon_storage.settings import VARIABLES
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
@@ -34,10 +35,11 @@ class NotStartedError(LadonStorageError, RuntimeError):
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
     """Return the environment of a process that knows only the Prefect of this folder."""
+    # The secrets of sources and sinks have whatever names their users gave them.
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PREFECT_", "STORAGE_")) and name != "ENVIRONMENT"
+        if not name.startswith("PREFECT_") and name not in VARIABLES.values()
     }
     return inherited | {
         "PREFECT_HOME": str(folder / "prefect"),

@@ -6,6 +6,7 @@
   settings are neither read nor changed.
 - The runner ends first: a run in flight can still write its failure. Where this process is killed,
   all end, and a second start is refused until they have.
+- Runs share the circuits and rates of the environment in which this process was started.
 - All of them listen on loopback alone. A port in use is replaced, and the printed URL shows that.
 """
 
@@ -19,9 +20,9 @@ import socket
 import sys
 from asyncio.subprocess import STDOUT, Process
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -70,7 +71,7 @@ def up(
     """Run Prefect, a Storage Service and deployments here."""
     from ladon_storage.cli import running
 
-    described = _of_file(file) if table is None else _of_table(table, file)
+    described = of_file(file) if table is None else _of_table(table, file)
     try:
         running.run(
             _up(described, folder.absolute(), prefect_port, storage_port),
@@ -89,22 +90,41 @@ class Described:
         folder: The working directory of that command.
         storage: The address of their storage; ``None``: a service is started for them.
         sink: Whether the block of a sink is saved for them.
+        named: The environment variables that the file names, such as those of secrets.
     """
 
     arguments: tuple[str, ...]
     folder: Path
     storage: str | None = None
     sink: bool = False
+    named: Mapping[str, str] = field(default_factory=dict)
 
 
-def _of_file(file: Path | None) -> Described:
+def of_file(file: Path | None) -> Described:
+    """Return the deployments of a file.
+
+    Raises:
+        ConfigurationError: The file cannot be read, has no source, or a table of it is wrong.
+    """
     from ladon_storage.project.project import Project
 
     project = Project.load(file)
     if not project.sources:
         raise ConfigurationError(f"{project.path} has no source; add a table [sources.NAME].")
     path = project.path.absolute()
-    return Described(("--file", str(path)), path.parent, project.storage.url)
+    tables = (project.storage, *project.sinks.values(), *project.sources.values())
+    texts = {text for table in tables for text in _texts(table.model_dump())}
+    named = {name: value for name, value in os.environ.items() if name in texts}
+    return Described(("--file", str(path)), path.parent, project.storage.url, named=named)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a table."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
 
 
 def _of_table(table: Path, file: Path | None) -> Described:
@@ -114,6 +134,15 @@ def _of_table(table: Path, file: Path | None) -> Described:
         raise ConfigurationError(f"There is no {table}; give --table another file.")
     path = table.absolute()
     return Described(("--table", str(path)), path.parent, sink=True)
+
+
+def shared_by(described: Described) -> dict[str, str]:
+    """Return the user's variables that hold for runs, too: of secrets, and of shared circuits."""
+    from ladon_storage.circuit.urls import CIRCUIT_URL_VARIABLE, default_url
+
+    with contextlib.suppress(RuntimeError):  # of a user without a home
+        return {**described.named, CIRCUIT_URL_VARIABLE: default_url()}
+    return {**described.named}
 
 
 async def _up(described: Described, folder: Path, prefect_port: int, storage_port: int) -> None:
@@ -136,7 +165,7 @@ async def _up(described: Described, folder: Path, prefect_port: int, storage_por
         note("Starting the deployments …")
         log = folder / "runner.log"
         log.unlink(missing_ok=True)
-        variables = {"PREFECT_API_URL": api, **RUNS}
+        variables = {**shared_by(described), "PREFECT_API_URL": api, **RUNS}
         records = f"sqlite:///{folder / 'records.db'}"
         if described.sink:
             await _saved_blocks(folder, service, records, variables, lock)
