@@ -317,3 +317,30 @@ async def test_answer_that_states_its_total_is_asked_once() -> None:
     found = await proposed(always({"items": ROWS[:7], "total": 7}))
     assert found.requests == 1
     assert not any("all there is:" in each for each in found.unsure)
+
+
+def _by_time(following: int) -> Play:
+    """Return an API whose cursor is the time of the last record, or of the one behind it."""
+
+    def play(_: str, asked: Asked) -> Answer:
+        after = asked.query.get("since_time", "")
+        found = [each for each in ROWS if each["updated_at"] > after]
+        more = len(found) > 10
+        return answer(
+            {"items": found[:10], "next": found[following]["updated_at"] if more else None}
+        )
+
+    return play
+
+
+async def test_time_that_is_a_cursor_is_not_passed_over() -> None:
+    """The name under which it is sent is not found, so the first page alone is never proposed."""
+    found = await proposed(_by_time(9))
+    assert found.settings == {}
+    assert "has a next page at 'next', and no way to the next page was found" in str(found.problem)
+
+
+async def test_time_that_may_be_a_cursor_is_an_open_question() -> None:
+    """A date next to records may be that of their next edition."""
+    found = await proposed(_by_time(10))
+    assert "whether next leads to more records" in found.unsure
