@@ -608,7 +608,7 @@ async def test_serve_gives_its_runs_the_storage_of_the_file(
     monkeypatch.setenv("STORAGE_SERVICE_TOKEN", "")
     monkeypatch.setenv("ENVIRONMENT", "")
     monkeypatch.setenv("MY_TOKEN", "s3cret")
-    given = {}
+    given: dict[str, str] = {}
 
     async def serve(_: object) -> None:
         given.update(os.environ)
