@@ -5,7 +5,8 @@ from __future__ import annotations
 from cyclopts import App, Group, Parameter
 
 _CIRCUIT_PLACE = (
-    "\n\nIts record is at STORAGE_CIRCUIT_URL, or in the file in Prefect's home that flow runs use."
+    "\n\nIts record is where runs have it: at circuit_url of ladon.toml for the service of that "
+    "file, else at STORAGE_CIRCUIT_URL, or in a file in Prefect's home."
 )
 _RUNS = (
     "\n\nWhere a Prefect API is configured, its flows run it; elsewhere the same engine does, at "

@@ -1,6 +1,7 @@
 """``ladon-storage circuit``: the circuit of a service, where processes share it.
 
-Its record is at STORAGE_CIRCUIT_URL, or in the file in Prefect's home that flow runs use.
+Its record is where runs have it: at ``circuit_url`` of ladon.toml for the service of that file,
+else at STORAGE_CIRCUIT_URL, or in a file in Prefect's home.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ Reason = Annotated[str | None, Parameter(help="The reason, for people who look a
 def show(*, service: Service = None, json: Json = False) -> None:
     """Show its state, with the time and the reason of the last change.
 
-    Its record is at STORAGE_CIRCUIT_URL, or in the file in Prefect's home that flow runs use.
+    Its record is where runs have it: at circuit_url of ladon.toml for the service of that file,
+    else at STORAGE_CIRCUIT_URL, or in a file in Prefect's home.
     """
     _act("show", service, None, json)
 
@@ -42,7 +44,8 @@ def show(*, service: Service = None, json: Json = False) -> None:
 def trip(*, service: Service = None, reason: Reason = None, json: Json = False) -> None:
     """Open it: no process calls the service until the timeout is over and a probe succeeds.
 
-    Its record is at STORAGE_CIRCUIT_URL, or in the file in Prefect's home that flow runs use.
+    Its record is where runs have it: at circuit_url of ladon.toml for the service of that file,
+    else at STORAGE_CIRCUIT_URL, or in a file in Prefect's home.
     """
     _act("trip", service, reason, json)
 
@@ -50,7 +53,8 @@ def trip(*, service: Service = None, reason: Reason = None, json: Json = False) 
 def reset(*, service: Service = None, reason: Reason = None, json: Json = False) -> None:
     """Close it: every process may call the service again.
 
-    Its record is at STORAGE_CIRCUIT_URL, or in the file in Prefect's home that flow runs use.
+    Its record is where runs have it: at circuit_url of ladon.toml for the service of that file,
+    else at STORAGE_CIRCUIT_URL, or in a file in Prefect's home.
     """
     _act("reset", service, reason, json)
 
@@ -107,24 +111,37 @@ def _address_in_file() -> str | None:
     return None if settings is None or settings.is_file else settings.url
 
 
+def _store_of(address: str) -> str:
+    """Return where runs have the circuit of a service: where the file says, if it is the file's."""
+    from ladon_storage.circuit.urls import default_url, service_key
+    from ladon_storage.cli import running
+    from ladon_storage.cli.choosing import load_project
+
+    project = load_project(None)
+    if project is None or not project.storage.url:
+        return default_url()
+    is_own = service_key(project.storage.url) == service_key(address)
+    return (running.run(project.circuit_url()) if is_own else None) or default_url()
+
+
 def _act(act: str, service: str | None, reason: str | None, as_json: bool) -> None:
     """Show or change the circuit, and print its state after that.
 
     Raises:
         CircuitStoreError: Its store does not answer.
     """
-    from ladon_storage.circuit.urls import CIRCUIT_URL_VARIABLE, circuit_of, default_url
+    from ladon_storage.circuit.urls import CIRCUIT_URL_VARIABLE, circuit_of
     from ladon_storage.collection.summaries import cut
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
     address = _address(service)
-    store = default_url()
+    store = _store_of(address)
     if store.strip() == "memory://":
         raise ConfigurationError(
-            f"{CIRCUIT_URL_VARIABLE} keeps circuits in the memory of each process; set a shared "
-            "store."
+            "Circuits are kept in the memory of each process; set circuit_url of ladon.toml, or "
+            f"{CIRCUIT_URL_VARIABLE}, to a shared store."
         )
     circuit = circuit_of(address, store)
     changes: list[CircuitChange] = []

@@ -6,11 +6,13 @@
   sources with schedules of their own have deployments that collect them.
 - Without a work pool, ``--serve`` runs them in this process; with ``--pool`` workers do.
 - A deployment that a user paused or resumed in the UI stays so: the file gives the first state.
-- No secret is a parameter of a deployment: the file's names of secrets are.
+- No secret is a parameter of a deployment: the file's names of secrets are. The storage's secrets
+  are in the environment of runs, which `--serve` gives them.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +23,8 @@ from ladon_storage.cli.output import Json, log_to_notes, note, print_json, print
 from ladon_storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+
     from ladon_storage.cli.registering import Change
     from ladon_storage.project.project import Project
 
@@ -69,7 +73,6 @@ def deploy(
     refuse_without_prefect()
     from ladon_storage.cli import deployments, registering
     from ladon_storage.cli.with_prefect import run_flows
-    from ladon_storage.flows.serve import serve_deployments
 
     made = deployments.deployments(project, names or deployments.own(project))
     if not names:
@@ -94,11 +97,15 @@ def deploy(
         print_json([each._asdict() for each in changes])
     else:
         _show(changes)
-    if project.storage.token or project.storage.password:
+    if (project.storage.token or project.storage.password) and not serve:
         note(
             "The storage's secret is no parameter of a deployment. Give workers "
             "STORAGE_SERVICE_URL and STORAGE_SERVICE_TOKEN, or save a Storage Service block "
             "called default."
+        )
+    if project.storage.circuit_url_secret and not serve:
+        note(
+            "The address of the circuit's store is no parameter. Give workers STORAGE_CIRCUIT_URL."
         )
     for kind in _beside(project) if pool else ():
         note(
@@ -114,7 +121,16 @@ def deploy(
         )
     run_flows(lambda: registering.unschedule(left))
     if serve:
-        run_flows(lambda: serve_deployments(made))
+        run_flows(lambda: _serve(project, made))
+
+
+async def _serve(project: Project, made: list[RunnerDeployment]) -> None:
+    """Run deployments in this process, until a signal; their runs have the file's storage."""
+    from ladon_storage.cli.deployments import storage_variables
+    from ladon_storage.flows.serve import serve_deployments
+
+    os.environ.update(await storage_variables(project))
+    await serve_deployments(made)
 
 
 def _beside(project: Project) -> list[str]:

@@ -13,6 +13,7 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import Flow
 from prefect.types.entrypoint import EntrypointType
+from yarl import URL
 
 from ladon_storage import flows
 from ladon_storage.errors import ConfigurationError
@@ -20,6 +21,7 @@ from ladon_storage.flows.collect_many import only_sink
 from ladon_storage.flows.deployed import fit_form
 from ladon_storage.project.project import Project
 from ladon_storage.project.reading import anchored_address
+from ladon_storage.settings import VARIABLES
 from ladon_storage.sources import SOURCES
 
 TAG = "ladon"
@@ -260,6 +262,27 @@ def _storage(project: Project) -> dict[str, Any]:
     given = storage.model_dump(mode="json", exclude_unset=True, exclude={"circuit_url_secret"})
     folder = project.path.absolute().parent
     return {"storage": {**given, "url": anchored_address(storage.url, folder)}}
+
+
+async def storage_variables(project: Project) -> dict[str, str]:
+    """Return the variables in which runs have the file's storage where it has secrets.
+
+    Raises:
+        ConfigurationError: A secret is not set, or the settings make no sense together.
+    """
+    table = project.storage
+    if not (table.token or table.password or table.circuit_url_secret):
+        return {}
+    settings = await project.storage_settings()
+    if settings is None or not settings.url:
+        return {}
+    password = settings.password.get_secret_value() if settings.password else None
+    url = URL(settings.url).with_user(settings.username).with_password(password)
+    found = {"url": str(url), "environment": settings.environment}
+    for name in ("token", "circuit_url"):
+        if (secret := getattr(settings, name)) is not None:
+            found[name] = secret.get_secret_value()
+    return {VARIABLES[name]: value for name, value in found.items()}
 
 
 def _check_name(project: Project, name: str) -> None:

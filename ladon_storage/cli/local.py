@@ -1,13 +1,16 @@
 """The processes that ``ladon-storage up`` runs on this host: a Prefect server, a Storage Service.
 
-All their files are in one folder, and none of the user's own Prefect settings reaches them. All of
-them listen on loopback alone.
+- All their files are in one folder, and none of the user's own Prefect settings reaches them. All
+  of them listen on loopback alone.
+- With a lock they are parts of the process that has it. They end with it, however it ends, and keep
+  the lock until they have.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -15,10 +18,15 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import aiohttp
 
 from ladon_storage.errors import LadonStorageError
+from ladon_storage.settings import VARIABLES
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
 
 
 class NotStartedError(LadonStorageError, RuntimeError):
@@ -27,10 +35,11 @@ class NotStartedError(LadonStorageError, RuntimeError):
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
     """Return the environment of a process that knows only the Prefect of this folder."""
+    # The secrets of sources and sinks have whatever names their users gave them.
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PREFECT_", "STORAGE_")) and name != "ENVIRONMENT"
+        if not name.startswith("PREFECT_") and name not in VARIABLES.values()
     }
     return inherited | {
         "PREFECT_HOME": str(folder / "prefect"),
@@ -49,6 +58,31 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+async def started(name: str, *command: str, lock: IO[str] | None = None, **options: Any) -> Process:
+    """Start a Python module in a group of its own.
+
+    Args:
+        name: Its name in the lock.
+        command: The module and its arguments.
+        lock: The locked file that it keeps, and in which it is named.
+        options: More of `asyncio.create_subprocess_exec`.
+    """
+    if lock is not None:
+        options |= {"pass_fds": [lock.fileno()], "preexec_fn": _end_with_parent}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *command, stdin=DEVNULL, start_new_session=True, **options
+    )
+    if lock is not None:
+        print(process.pid, name, file=lock, flush=True)
+    return process
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process after its parent, where it knows how to."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 async def ended(process: Process, *, seconds: float = 20) -> None:
     """End a process and its children, forcibly if that takes longer than ``seconds``."""
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -61,13 +95,14 @@ async def ended(process: Process, *, seconds: float = 20) -> None:
 
 @contextlib.asynccontextmanager
 async def prefect_server(
-    folder: Path, port: int | None = None, **variables: str
+    folder: Path, port: int | None = None, lock: IO[str] | None = None, /, **variables: str
 ) -> AsyncIterator[str]:
     """Run a Prefect server on loopback, and yield the URL of its API.
 
     Args:
         folder: The folder of its database and its log.
         port: Its port; a free one unless given.
+        lock: The locked file of the process that it is a part of.
         variables: More variables of its environment.
 
     Raises:
@@ -81,13 +116,13 @@ async def prefect_server(
     api = f"http://127.0.0.1:{port}/api"
     log = folder / "prefect-server.log"
     with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1",
+        process = await started(
+            "Prefect", "prefect", "server", "start", "--host", "127.0.0.1",
             env=environment(
                 folder, PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=str(port),
                 **variables,
             ),
-            stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True,
+            stdout=output, stderr=STDOUT, lock=lock,
         )  # fmt: skip
     try:
         async with aiohttp.ClientSession() as session:
@@ -114,6 +149,7 @@ class LocalService:
         port: Its port; a free one unless given.
         database: Its database.
         options: Further options of ``ladon-storage serve``.
+        lock: The locked file of the process that it is a part of.
     """
 
     def __init__(
@@ -122,11 +158,13 @@ class LocalService:
         port: int = 0,
         database: Path | None = None,
         options: Sequence[str] = (),
+        lock: IO[str] | None = None,
     ) -> None:
         self._folder = folder
         self._database = database or folder / "storage.db"
         self._port = port
         self._options = options
+        self._lock = lock
         self._process: Process | None = None
 
     @property
@@ -137,12 +175,10 @@ class LocalService:
     async def start(self) -> None:
         """Start it, and return when it answers."""
         with (self._folder / "storage-service.log").open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "ladon_storage.cli", "serve",
-                "--database", str(self._database), "--port", str(self._port),
-                *self._options,
-                env=environment(self._folder), stdin=DEVNULL, stdout=PIPE, stderr=log,
-                start_new_session=True,
+            self._process = await started(
+                "Storage Service", "ladon_storage.cli", "serve",
+                "--database", str(self._database), "--port", str(self._port), *self._options,
+                env=environment(self._folder), stdout=PIPE, stderr=log, lock=self._lock,
             )  # fmt: skip
         assert self._process.stdout  # noqa: S101 - it is a pipe
         address = (await self._process.stdout.readline()).decode().strip()

@@ -4,7 +4,9 @@
   storage nor a sink: its runs find both in the blocks called default, which are saved here.
 - All their files are in one folder, and a second start resumes there. The user's own Prefect
   settings are neither read nor changed.
-- The runner ends first: a run in flight can still write its failure.
+- The runner ends first: a run in flight can still write its failure. Where this process is killed,
+  all end, and a second start is refused until they have.
+- Runs share the circuits and rates of the environment in which this process was started.
 - All of them listen on loopback alone. A port in use is replaced, and the printed URL shows that.
 """
 
@@ -13,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import socket
 import sys
-from asyncio.subprocess import DEVNULL, STDOUT, Process
+from asyncio.subprocess import STDOUT, Process
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -68,7 +71,7 @@ def up(
     """Run Prefect, a Storage Service and deployments here."""
     from ladon_storage.cli import running
 
-    described = _of_file(file) if table is None else _of_table(table, file)
+    described = of_file(file) if table is None else _of_table(table, file)
     try:
         running.run(
             _up(described, folder.absolute(), prefect_port, storage_port),
@@ -87,22 +90,41 @@ class Described:
         folder: The working directory of that command.
         storage: The address of their storage; ``None``: a service is started for them.
         sink: Whether the block of a sink is saved for them.
+        named: The environment variables that the file names, such as those of secrets.
     """
 
     arguments: tuple[str, ...]
     folder: Path
     storage: str | None = None
     sink: bool = False
+    named: Mapping[str, str] = field(default_factory=dict)
 
 
-def _of_file(file: Path | None) -> Described:
+def of_file(file: Path | None) -> Described:
+    """Return the deployments of a file.
+
+    Raises:
+        ConfigurationError: The file cannot be read, has no source, or a table of it is wrong.
+    """
     from ladon_storage.project.project import Project
 
     project = Project.load(file)
     if not project.sources:
         raise ConfigurationError(f"{project.path} has no source; add a table [sources.NAME].")
     path = project.path.absolute()
-    return Described(("--file", str(path)), path.parent, project.storage.url)
+    tables = (project.storage, *project.sinks.values(), *project.sources.values())
+    texts = {text for table in tables for text in _texts(table.model_dump())}
+    named = {name: value for name, value in os.environ.items() if name in texts}
+    return Described(("--file", str(path)), path.parent, project.storage.url, named=named)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a table."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
 
 
 def _of_table(table: Path, file: Path | None) -> Described:
@@ -112,6 +134,15 @@ def _of_table(table: Path, file: Path | None) -> Described:
         raise ConfigurationError(f"There is no {table}; give --table another file.")
     path = table.absolute()
     return Described(("--table", str(path)), path.parent, sink=True)
+
+
+def shared_by(described: Described) -> dict[str, str]:
+    """Return the user's variables that hold for runs, too: of secrets, and of shared circuits."""
+    from ladon_storage.circuit.urls import CIRCUIT_URL_VARIABLE, default_url
+
+    with contextlib.suppress(RuntimeError):  # of a user without a home
+        return {**described.named, CIRCUIT_URL_VARIABLE: default_url()}
+    return {**described.named}
 
 
 async def _up(described: Described, folder: Path, prefect_port: int, storage_port: int) -> None:
@@ -124,24 +155,24 @@ async def _up(described: Described, folder: Path, prefect_port: int, storage_por
             f"The folder {str(folder)!r} cannot be made ({error.strerror}); give another --folder."
         ) from None
     async with contextlib.AsyncExitStack() as parts:
-        parts.enter_context(held(folder))
+        lock = parts.enter_context(held(folder))
         port = port_near(prefect_port, "Prefect")
         note("Starting Prefect (15 to 30 s the first time) …")
-        api = await parts.enter_async_context(prefect_server(folder, port, **SERVER))
+        api = await parts.enter_async_context(prefect_server(folder, port, lock, **SERVER))
         service = await parts.enter_async_context(
-            _service(described, folder, storage_port, api.removesuffix("/api"))
+            _service(described, folder, storage_port, api.removesuffix("/api"), lock)
         )
         note("Starting the deployments …")
         log = folder / "runner.log"
         log.unlink(missing_ok=True)
-        variables = {"PREFECT_API_URL": api, **RUNS}
+        variables = {**shared_by(described), "PREFECT_API_URL": api, **RUNS}
         records = f"sqlite:///{folder / 'records.db'}"
         if described.sink:
-            await _saved_blocks(folder, service, records, variables)
+            await _saved_blocks(folder, service, records, variables, lock)
         if described.storage is None:
             variables["STORAGE_SERVICE_URL"] = service
         runner = await _module(
-            described.folder, folder, variables,
+            described.folder, folder, variables, lock,
             "ladon_storage.cli", "deploy", "--serve", *described.arguments,
         )  # fmt: skip
         parts.push_async_callback(_ended_with_its_runs, runner)
@@ -161,16 +192,35 @@ async def _up(described: Described, folder: Path, prefect_port: int, storage_por
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Lock a folder against a second start in it."""
-    with (folder / "lock").open("w") as lock:
+def held(folder: Path) -> Iterator[IO[str]]:
+    """Lock a folder against a second start in it, and yield the file, which names who keeps it."""
+    with (folder / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigurationError(
-                f"It is up already, in {folder}; end that one first, or give another --folder."
+                f"It is up already, in {folder}{_keepers(lock)}; end that one first, or give "
+                "another --folder."
             ) from None
-        yield
+        lock.truncate(0)
+        print(os.getpid(), "up", file=lock, flush=True)
+        yield lock
+
+
+def _keepers(lock: IO[str]) -> str:
+    """Return the processes of a lock that still run, worded for an error."""
+    lock.seek(0)
+    named = (line.partition(" ") for line in lock.read().splitlines())
+    running = [f"{name} ({pid})" for pid, _, name in named if _runs(int(pid))]
+    return f", by the processes {', '.join(running)}" if running else ""
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
 
 
 def port_near(wanted: int, name: str) -> int:
@@ -195,7 +245,7 @@ def port_near(wanted: int, name: str) -> int:
 
 @contextlib.asynccontextmanager
 async def _service(
-    described: Described, folder: Path, port: int, prefect_url: str
+    described: Described, folder: Path, port: int, prefect_url: str, lock: IO[str]
 ) -> AsyncIterator[str]:
     """Yield the URL of the storage, served by this command where it is a file.
 
@@ -216,7 +266,8 @@ async def _service(
     options: tuple[str, ...] = ("--prefect-url", prefect_url)
     if described.arguments[0] == "--file":
         options += described.arguments
-    service = LocalService(folder, port_near(port, "the Storage Service"), database, options)
+    port = port_near(port, "the Storage Service")
+    service = LocalService(folder, port, database, options, lock)
     await service.start()
     try:
         yield service.url
@@ -225,7 +276,7 @@ async def _service(
 
 
 async def _saved_blocks(
-    folder: Path, service: str, records: str, variables: Mapping[str, str]
+    folder: Path, service: str, records: str, variables: Mapping[str, str], lock: IO[str]
 ) -> None:
     """Save the blocks called default.
 
@@ -235,7 +286,7 @@ async def _saved_blocks(
     from ladon_storage.cli.local import NotStartedError, ended
 
     process = await _module(
-        folder, folder, {**variables, "STORAGE_SERVICE_URL": service},
+        folder, folder, {**variables, "STORAGE_SERVICE_URL": service}, lock,
         "ladon_storage.cli.default_blocks", service, records,
     )  # fmt: skip
     try:
@@ -246,16 +297,15 @@ async def _saved_blocks(
 
 
 async def _module(
-    place: Path, folder: Path, variables: Mapping[str, str], *command: str
+    place: Path, folder: Path, variables: Mapping[str, str], lock: IO[str], *command: str
 ) -> Process:
     """Start a module as a process that knows only the Prefect of a folder."""
-    from ladon_storage.cli.local import environment
+    from ladon_storage.cli.local import environment, started
 
     with (folder / "runner.log").open("ab") as log:
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *command,
-            cwd=place, env=environment(folder, **variables),
-            stdin=DEVNULL, stdout=log, stderr=STDOUT, start_new_session=True,
+        return await started(
+            "runner", *command, lock=lock,
+            cwd=place, env=environment(folder, **variables), stdout=log, stderr=STDOUT,
         )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 - A page confirms a pagination if it has records, and others than the first page.
 - If the answers say that there is more, and no pagination leads to it, there is no source: it would
   read the first page alone, and fail, or be wrong.
+- What looks like a cursor, and led nowhere, is an open question.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ async def confirm(
     is_cheap = not is_whole and len(seen.answer.body) <= CHEAP_BYTES
     waiting: Proposal | None = None
     tried: list[str] = []
+    unfollowed: dict[str, None] = {}
     for proposal in proposals(seen):
         if not proposal.can_be_tried:
             waiting = waiting or proposal
@@ -96,8 +98,12 @@ async def confirm(
             return result
         if not more and attempt.is_end and not _is_mere_convention(proposal):
             waiting = waiting or attempt.proposal
+        elif proposal.paging["kind"] in ("cursor", "next"):
+            unfollowed[proposal.paging["path"]] = None
         tried.append(f"{proposal.paging.get('parameter') or proposal.paging['kind']}: {problem}")
     result.proposal = waiting
+    if waiting is None and not more:
+        result.unsure += [f"whether {path} leads to more records" for path in unfollowed]
     _note_unconfirmed(
         result, seen, more, tried, is_full=is_full or not is_whole, is_asked=http is not None
     )

@@ -1,15 +1,19 @@
 """The search for the id of records: one field, or several together.
 
 - An id is in every record, and no two different records share it. Versions of one record share it,
-  and differ in their times.
+  and differ in a time that changes with the record; those that share the id of something else
+  differ in the times at which they happened.
+- That records which share an id are versions is an open question at best. They are kept apart by
+  the field in which the id counts, where there is one.
 - A name weighs more than uniqueness: a title may be unique by chance, and may change.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -45,6 +49,7 @@ _CALLED_ID, _LASTING, _ALONE, _PART = 80, 50, 25, 15
 _ENOUGH = 10
 """The number of records from which unique values of any field are no coincidence."""
 
+_NOT_ALONE = "no field alone differs in all records"
 _LONGEST_ID = 512
 _MOST_PARTS = 3
 _MOST_COMBINED = 10
@@ -89,24 +94,46 @@ def find_id(items: Sequence[dict[str, Any]], times: Times) -> Id:
     doubts: tuple[str, ...] = ()
     if len(items) == 1:
         doubts = ("one record only: nothing shows that ids are unique",)
-    for path, rank in fields.items():
-        # Only a field called an id has versions; two records of one address are two records.
-        if rank < _ALONE or not _is_unique(items, (path,), times, counts_times=rank < _CALLED_ID):
-            continue
-        if rank < _LASTING:
+    alone = (path for path, rank in fields.items() if rank >= _ALONE)
+    path = next((each for each in alone if _is_unique(items, (each,))), None)
+    # Only a field called an id has versions; two records of one address are two records.
+    if path is None or fields[path] < _CALLED_ID:
+        found = _of_versions(items, times, fields)
+        if found:
+            return replace(found, doubts=(*doubts, *found.doubts))
+    if path is not None:
+        if fields[path] < _LASTING:
             doubts += (f"whether {path} stays the same when a record changes",)
         return Id((path,), f"{path} is in each record, and differs", doubts)
     parts = [path for path, rank in fields.items() if rank >= _PART]
-    found = _combined(items, parts, ()) or _combined(items, parts, times.fields)
-    if found:
-        doubt = f"whether {' and '.join(found)} are unique in all records: they are in these"
-        return Id(found, "no field alone differs in all records", (*doubts, doubt))
+    combined = _combined(items, parts, ()) or _combined(items, parts, times.fields)
+    if combined:
+        doubt = f"whether {' and '.join(combined)} are unique in all records: they are in these"
+        return Id(combined, _NOT_ALONE, (*doubts, doubt))
     for path in fields:
-        if len(items) >= _ENOUGH and _is_unique(items, (path,), times, counts_times=True):
+        if len(items) >= _ENOUGH and _is_unique(items, (path,)):
             doubt = f"whether {path} is unique in all records: it is in these"
             return Id((path,), f"{path} differs in these records", (*doubts, doubt))
     doubt = "no fields are an id: the content is, so that a record that changes is another one"
     return Id((), "no field, nor a few together, are an id", (*doubts, doubt))
+
+
+def _of_versions(
+    items: Sequence[dict[str, Any]], times: Times, fields: Mapping[str, int]
+) -> Id | None:
+    """Return the id that records share as versions do, and the field in which it counts."""
+    called = (path for path, rank in fields.items() if rank >= _CALLED_ID and times.change)
+    path = next((each for each in called if _is_unique(items, (each,), times)), None)
+    if path is None:
+        return None
+    counts = Counter(_text(value_at(item, path)) for item in items)
+    shared = sum(count for count in counts.values() if count > 1)
+    doubt = f"whether records that share {path} ({shared} of {len(items)}) are versions of one"
+    scopes = (each for each, rank in fields.items() if _PART <= rank < _ALONE)
+    for scope in scopes:
+        if "version" not in scope.lower() and _is_unique(items, (path, scope)):
+            return Id((path, scope), _NOT_ALONE, (f"{doubt}: set id to {path} if they are",))
+    return Id((path,), f"{path} is in each record; what shares it differs in its times", (doubt,))
 
 
 def _ranked(items: Sequence[dict[str, Any]], times: Times) -> dict[str, int]:
@@ -150,11 +177,9 @@ def _is_usable(value: object) -> bool:
 def _is_unique(
     items: Sequence[dict[str, Any]],
     paths: tuple[str, ...],
-    times: Times,
-    *,
-    counts_times: bool = False,
+    times: Times | None = None,
 ) -> bool:
-    """Return whether no two records share an id, except equal ones and versions."""
+    """Return whether no two records share an id, except equal ones, and versions by ``times``."""
     keys = [tuple(_text(value_at(item, path)) for path in paths) for item in items]
     distinct = len(set(keys))
     if distinct == len(items):
@@ -164,7 +189,7 @@ def _is_unique(
         return False
     seen: dict[tuple[str, ...], str] = {}
     for key, item in zip(keys, items, strict=True):
-        when = "" if counts_times else str(times.of(item))
+        when = "" if times is None else str(times.of(item))
         content = _content(item)
         if seen.setdefault((*key, when), content) != content:
             return False
@@ -185,9 +210,7 @@ def _combined(
         for paths in combinations(usable, size):
             for instant in instants or ("",):
                 chosen = (*paths, instant) if instant else paths
-                if _is_in_all(items, chosen) and _is_unique(
-                    items, chosen, Times(), counts_times=True
-                ):
+                if _is_in_all(items, chosen) and _is_unique(items, chosen):
                     return chosen
     return None
 

@@ -180,10 +180,14 @@ def _is_within(one: Candidate, other: Candidate) -> bool:
 def _set_range(draft: Draft, url: URL) -> None:
     bounds, kept = bounds_of(url)
     for name, bound in bounds.items():
-        parameter = bound["parameter"]
-        url = url.with_query([(k, v) for k, v in url.query.items() if k != parameter])
-        draft.set(name, bound, f"the address has a time in {parameter}")
-    draft.settings["url"] = str(url)
+        draft.set(name, bound, f"the address has a time in {bound['parameter']}")
+    if "since" in bounds:
+        # It stays in the address too, where a run without a start has it: an API that was asked
+        # without it might refuse, or answer its last days alone.
+        draft.unsure.append(
+            f"whether the API has more before the time of {bounds['since']['parameter']} in the "
+            "address, where the first run begins"
+        )
     if kept:
         draft.unsure.append(
             f"whether {kept} in the address begins the range: it is always the same"

@@ -86,6 +86,9 @@ _OTHERS = re.compile(
     r"customer|member|sender|repository|project|channel|source$|latest|previous|license"
 )
 
+_CHANGING = 40
+"""The rank from which a time changes with the record."""
+
 _LEAST_READ = 0.9
 """The minimum share of a field's values that can be read as times."""
 
@@ -114,6 +117,11 @@ class Times:
     missing: int = 0
     fields: tuple[str, ...] = ()
     """All fields that are times, including those with another meaning."""
+
+    @property
+    def change(self) -> bool:
+        """Whether the most significant one changes with the record."""
+        return bool(self.paths) and meaning_of(self.paths[0])[0] >= _CHANGING
 
     def of(self, item: object) -> datetime | None:
         """Return the latest time of a record; ``None``: it has no readable one."""

@@ -163,15 +163,25 @@ class Project(BaseModel):
         for field in ("token", "password"):
             if name := getattr(table, field):
                 values[field] = await named_secret(name, f"of [storage] {field}")
-        if table.circuit_url_secret:
-            owner = "of [storage] circuit_url_secret"
-            values["circuit_url"] = await named_secret(table.circuit_url_secret, owner)
+        if circuit_url := await self.circuit_url():
+            values["circuit_url"] = circuit_url
         try:
             return StorageSettings.model_validate(values)
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False, include_context=False)
         first = details[0]
         raise self._error("storage", Problem(".".join(map(str, first["loc"])), first["msg"]))
+
+    async def circuit_url(self) -> str | None:
+        """Return where the file keeps the circuit of its storage; ``None``: it does not say.
+
+        Raises:
+            ConfigurationError: It names a secret that is not set.
+        """
+        name = self.storage.circuit_url_secret
+        if name:
+            return await named_secret(name, "of [storage] circuit_url_secret")
+        return self.storage.circuit_url
 
     def _checked(self, name: str, ids: dict[str, str]) -> None:
         source = self.source(name)

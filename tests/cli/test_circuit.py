@@ -74,6 +74,31 @@ def test_circuit_without_a_service_or_a_shared_store_is_refused(
     assert "STORAGE_SERVICE_URL" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("key", ["circuit_url", "circuit_url_secret"])
+def test_circuit_of_the_file_is_where_its_runs_have_it(
+    circuit: SharedCircuit,
+    key: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A file that names the service may name its store, too; another service's is the usual one."""
+    own = f"sqlite:///{tmp_path}/own.db"
+    monkeypatch.setenv("OWN_STORE", own)
+    value = own if key == "circuit_url" else "OWN_STORE"
+    storage = (
+        f'[storage]\nurl = "http://storage.example:8000"\ntoken = "UNSET"\n{key} = "{value}"\n'
+    )
+    (tmp_path / "ladon.toml").write_text(storage)
+    monkeypatch.setenv("LADON_FILE", str(tmp_path / "ladon.toml"))
+    assert cli.main(["circuit", "trip"]) == 0
+    assert f"store     {tmp_path}/own.db\n" in capsys.readouterr().out
+    assert circuit_of(circuit.key, own).state == "open"
+    assert circuit.state == "closed"
+    assert cli.main(["circuit", "show", "--service", "http://other.example"]) == 0
+    assert f"store     {tmp_path}/circuits.db\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("act", ["show", "trip", "reset"])
 @pytest.mark.parametrize(
     "address",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,11 +20,12 @@ from prefect.settings.legacy import _get_settings_fields
 from ladon_storage import flows
 from ladon_storage.cli.deployments import collect_many as made_of_many
 from ladon_storage.cli.deployments import deployments as made_of
-from ladon_storage.cli.deployments import read_again
+from ladon_storage.cli.deployments import read_again, storage_variables
 from ladon_storage.cli.up import RUNS, SERVER
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.serve import DEPLOYMENTS_FILE
 from ladon_storage.project import Project
+from ladon_storage.settings import StorageSettings
 from ladon_storage.testing.feed_server import FeedServer
 from tests.cli.called import Command, called_in
 from tests.cli.feeds import OWN, catalogue, project
@@ -573,3 +575,50 @@ def test_settings_of_the_local_server_are_prefects() -> None:
     """A setting that Prefect does not know, or knows no more, would change nothing in silence."""
     known = {name.upper() for name in _get_settings_fields(Settings)}
     assert {*SERVER, *RUNS} <= known
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        'token = "STORAGE_SERVICE_TOKEN"',
+        'token = "MY_TOKEN"\ncircuit_url = "redis://redis.example"',
+        'username = "ladon"\npassword = "MY_PASSWORD"\nenvironment = "development"',
+        'circuit_url_secret = "MY_CIRCUITS"',
+    ],
+)
+async def test_served_runs_have_the_storage_of_the_file_with_its_secrets(
+    ladon: Command, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parameter would show them, so the environment of the runs has them by the usual names."""
+    for name in ("STORAGE_SERVICE_TOKEN", "MY_TOKEN", "MY_PASSWORD", "MY_CIRCUITS"):
+        monkeypatch.setenv(name, f"redis://:{name}@redis.example")
+    text = f'[storage]\nurl = "https://storage.example"\n{storage}\n'
+    read = Project.load(ladon.write("ladon.toml", text))
+    variables = await storage_variables(read)
+    assert StorageSettings.from_environment(variables) == await read.storage_settings()
+    plain = Project.load(ladon.write("ladon.toml", '[storage]\nurl = "https://storage.example"\n'))
+    assert await storage_variables(plain) == {}
+
+
+async def test_serve_gives_its_runs_the_storage_of_the_file(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes of runs inherit the environment, in which the token has the usual name."""
+    monkeypatch.setenv("STORAGE_SERVICE_URL", "https://another.example")
+    monkeypatch.setenv("STORAGE_SERVICE_TOKEN", "")
+    monkeypatch.setenv("ENVIRONMENT", "")
+    monkeypatch.setenv("MY_TOKEN", "s3cret")
+    given: dict[str, str] = {}
+
+    async def serve(_: object) -> None:
+        given.update(os.environ)
+
+    monkeypatch.setattr("ladon_storage.flows.serve.serve_deployments", serve)
+    storage = '[storage]\nurl = "https://storage.example"\ntoken = "MY_TOKEN"\n'
+    sink = '[sinks.r]\nurl = "sqlite:///r.db"\n'
+    ladon.write("ladon.toml", f'{storage}{sink}[sources.kev]\nkind = "kev"\n')
+    called = await ladon.later("deploy", "--serve")
+    assert called.code == 0, called.err
+    assert "STORAGE_SERVICE_TOKEN" not in called.err, "nobody has to give it to a worker"
+    assert given["STORAGE_SERVICE_URL"] == "https://storage.example"
+    assert given["STORAGE_SERVICE_TOKEN"] == "s3cret"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from ladon_storage.collection.run import run
 from ladon_storage.probing import guess
+from ladon_storage.testing.doubles import MemorySink, ScriptedStorage
 from ladon_storage.testing.feed_server import Answer, Asked
 from tests.probing.api_shapes import COUNT, answer
 from tests.probing.asking import (
@@ -139,7 +142,7 @@ async def test_proposal_finds_a_way_of_paging_that_no_provider_names(name: str) 
 
 
 async def test_parameters_of_the_address_become_the_paging_and_the_range() -> None:
-    """A page, a size and a beginning in the address are settings, not parts of the address."""
+    """A page, a size and a beginning in the address are settings; the first run begins there."""
 
     def play(_: str, asked: Asked) -> Answer:
         page, size = int(asked.query.get("page", 1)), int(asked.query.get("size", 10))
@@ -147,7 +150,7 @@ async def test_parameters_of_the_address_become_the_paging_and_the_range() -> No
 
     path = "items?q=a&page=1&size=5&updated_since=2024-01-01T00:00:00Z"
     found = await proposed(play, path)
-    assert found.settings["url"].endswith("/items?q=a")
+    assert found.settings["url"].endswith("/items?q=a&updated_since=2024-01-01T00:00:00Z")
     assert found.settings["since"] == {"parameter": "updated_since", "format": "%Y-%m-%dT%H:%M:%SZ"}
     assert found.settings["paging"] == {
         "kind": "page",
@@ -157,6 +160,37 @@ async def test_parameters_of_the_address_become_the_paging_and_the_range() -> No
         "end": "total",
         "total": "total",
     }
+
+
+def _recent(_: str, asked: Asked) -> Answer:
+    since = asked.query.get("since")
+    found = ROWS[-5:] if since is None else [each for each in ROWS if each["updated_at"] >= since]
+    return answer({"items": found})
+
+
+def _bounded(_: str, asked: Asked) -> Answer:
+    if not {"since", "until"} <= asked.query.keys():
+        return answer({"error": "since and until are required"}, 400)
+    first, last = asked.query["since"], asked.query["until"]
+    return answer({"items": [each for each in ROWS if first <= each["updated_at"] <= last]})
+
+
+@pytest.mark.parametrize(
+    ("play", "more"),
+    [(_recent, ""), (_bounded, "&until=2025-01-01T00:00:00Z")],
+    ids=["default of the last ones", "both required"],
+)
+async def test_first_run_asks_for_the_range_that_was_tried(play: Play, more: str) -> None:
+    """A request without the time of the address was never made, and may be another question."""
+    async with served(play) as feed:
+        found = await guess(feed.at(f"items?since=2024-01-01T00:00:00Z{more}"))
+        assert any("before the time of since" in each for each in found.unsure)
+        source, sink = found.source(), MemorySink()
+        storage = ScriptedStorage(now=lambda: datetime.now(UTC))
+        await run(source, sink, storage, run_id="run-1")
+        assert sink.ids == NUMBERS
+        await run(source, sink, storage, run_id="run-2")
+        assert "since=2024-03-07" in feed.requests[-1], "the next run goes on from the watermark"
 
 
 def _from(name: str, first: int = 0, size: int = 10) -> Callable[[Asked], tuple[int, int]]:
@@ -283,3 +317,30 @@ async def test_answer_that_states_its_total_is_asked_once() -> None:
     found = await proposed(always({"items": ROWS[:7], "total": 7}))
     assert found.requests == 1
     assert not any("all there is:" in each for each in found.unsure)
+
+
+def _by_time(following: int) -> Play:
+    """Return an API whose cursor is the time of the last record, or of the one behind it."""
+
+    def play(_: str, asked: Asked) -> Answer:
+        after = asked.query.get("since_time", "")
+        found = [each for each in ROWS if each["updated_at"] > after]
+        more = len(found) > 10
+        return answer(
+            {"items": found[:10], "next": found[following]["updated_at"] if more else None}
+        )
+
+    return play
+
+
+async def test_time_that_is_a_cursor_is_not_passed_over() -> None:
+    """The name under which it is sent is not found, so the first page alone is never proposed."""
+    found = await proposed(_by_time(9))
+    assert found.settings == {}
+    assert "has a next page at 'next', and no way to the next page was found" in str(found.problem)
+
+
+async def test_time_that_may_be_a_cursor_is_an_open_question() -> None:
+    """A date next to records may be that of their next edition."""
+    found = await proposed(_by_time(10))
+    assert "whether next leads to more records" in found.unsure

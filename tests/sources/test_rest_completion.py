@@ -327,6 +327,24 @@ async def test_sign_of_any_family_is_heard() -> None:
                 assert page.completeness == completeness, sign
 
 
+async def test_next_time_that_the_last_record_has_is_a_cursor() -> None:
+    """A list in the order of time goes on behind its last record; a day is that of an edition."""
+    made = [Answer()]
+    async with FeedServer(play=lambda _: made[0]) as feed:
+        for last in ({"at": "2024-02-01T00:00:00Z"}, {"seen": [{"last": "2024-02-01T00:00:00Z"}]}):
+            rows = [*ROWS, {**ROWS[-1], "id": "last", **last}]
+            made[0] = Answer.of({"rows": rows, "next": "2024-02-01T00:00:00Z"})
+            assert "has a next page at 'next'" in await refused(feed)
+        for row, following in (
+            (ROWS[0], "2024-02-01T00:00:00Z"),
+            ({"day": "2024-02-01"}, "2024-02-01"),
+        ):
+            rows = [*ROWS, {**ROWS[-1], "id": "last", **row}]
+            made[0] = Answer.of({"rows": rows, "next": following})
+            [page] = await pages_of(feed)
+            assert page.completeness == "whole document"
+
+
 async def test_total_is_found_beside_the_records() -> None:
     """Where the list is, and not only at the top."""
     document = {"data": {"rows": ROWS, "total": 8}}

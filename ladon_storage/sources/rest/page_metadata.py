@@ -55,6 +55,9 @@ _OWN = re.compile(r"(?:x-)?(?:(?:pagination|paging|meta)-?)?(.+)", re.IGNORECASE
 _OWN_BEGINS = ("x-", "total", "paging", "pagination", "record", "result")
 _WARNINGS = ("Warning", "X-Warning", "X-Notice")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ].*)?")
+_DAY_LENGTH = len("2024-01-01")
+"""The length of a date alone, which many records share."""
+
 _SKIPPING = names("offset start startindex startat skip from")
 _CONTENT_RANGE = re.compile(r"\s*(?:[a-z-]+[\s=]\s*)?(\d{1,18})-\d", re.IGNORECASE)
 _ALONE_HEADER = re.compile(r"x-(?:.+-)?cursor")
@@ -163,7 +166,7 @@ def promise(
         if _leads_on(answer.headers[header].strip()):
             return f"has a next page in its header {header}"
     for place, name, value in said + between:
-        is_link = name in LINKS and not (isinstance(value, str) and _DATE.fullmatch(value))
+        is_link = name in LINKS and not (_is_date(value) and not _is_of_last(value, items))
         if is_link and _leads_on(value) and not _leads_nowhere(answer, value, position):
             return f"has a next page at {place!r}"
         listed = related(value, "next") if name in ("link", "links") else None
@@ -173,6 +176,23 @@ def promise(
         if (is_cursor or (is_alone and _is_token(name, value))) and _leads_on(value):
             return f"has a cursor at {place!r}"
     return None
+
+
+def _is_date(value: object) -> bool:
+    """Return whether a value is a date, as that of a next edition, with a time or without."""
+    return isinstance(value, str) and _DATE.fullmatch(value) is not None
+
+
+def _is_of_last(value: object, items: object) -> bool:
+    """Return whether a time is also the last item's, as a cursor of pages by time is."""
+    left = [items[-1]] if isinstance(items, list) and items else []
+    while left:
+        each = left.pop()
+        if isinstance(each, dict | list):
+            left += each.values() if isinstance(each, dict) else each
+        elif each == value:
+            return len(str(value)) > _DAY_LENGTH
+    return False
 
 
 def is_over(answer: HttpResponse, document: object, items: object, records: str) -> bool:
