@@ -187,10 +187,12 @@ def _reconciliation(project: Project, name: str) -> list[RunnerDeployment]:
     """Return the weekly second reading of a source, if its kind or the file wants one."""
     table = project.sources[name]
     key = (table.kind, table.fields.get("via"))
+    switch: dict[str, Any] = {}
     if table.reconcile is None:
-        if key not in _WEEKLY or table.schedule is None or not table.schedule.active:
+        if key not in _WEEKLY or table.schedule is None:
             return []
         days, cron = _WEEKLY[key], None
+        switch = table.schedule.model_dump(include={"active"}, exclude_unset=True)
     elif table.reconcile.active:
         days, cron = table.reconcile.last_days, table.reconcile.cron
         if days is None and "last_days" not in table.reconcile.model_fields_set:
@@ -214,7 +216,7 @@ def _reconciliation(project: Project, name: str) -> list[RunnerDeployment]:
             name,
             f"Reads {read} of {name} of {project.path.name} again, and stores what was missed.",
             parameters,
-            {"cron": cron or _weekly_cron(name), "timezone": "UTC"},
+            {"cron": cron or _weekly_cron(name), "timezone": "UTC", **switch},
         )
     ]
 
@@ -282,10 +284,10 @@ def _sink(project: Project, name: str) -> dict[str, Any]:
 
 
 def _schedule(described: dict[str, Any], name: str) -> DeploymentScheduleCreate:
-    active = described.pop("active", True)
+    switch = {"active": described.pop("active")} if "active" in described else {}
     kind = CronSchedule if "cron" in described else IntervalSchedule
     if "interval" in described and "anchor_date" not in described:
         # Prefect would count from now, so that each registration changed the schedule.
         seconds = crc32(name.encode()) % max(1, int(described["interval"]))
         described["anchor_date"] = _ANCHOR + timedelta(seconds=seconds)
-    return DeploymentScheduleCreate(schedule=kind(**described), active=active)
+    return DeploymentScheduleCreate(schedule=kind(**described), **switch)
