@@ -22,7 +22,7 @@ def sweep(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Mark runs whose process is gone as crashed."""
+    """Mark runs whose process is gone as crashed, or as cancelled."""
     from ladon_storage.cli.running import refuse_without_prefect
     from ladon_storage.cli.with_prefect import run_flows
     from ladon_storage.flows.zombies import frequency, sweep_once

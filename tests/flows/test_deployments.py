@@ -19,7 +19,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Posture
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Running
+from prefect.states import Cancelling, Running
 
 from ladon_storage import blocks
 from ladon_storage.errors import SourceBusyError
@@ -179,6 +179,26 @@ async def test_run_that_is_heard_of_no_more_is_crashed() -> None:
         "RUNNING",
         "RUNNING",
     ]
+
+
+@pytest.mark.slow
+async def test_run_that_was_being_cancelled_when_it_vanished_is_cancelled() -> None:
+    """Nobody is left who could end it; before it is silent for long, its process may."""
+    (gone, one), (alive, other) = [await running_flow() for _ in range(2)]
+    await beat(gone, one)
+    await beat(alive, other)
+    async with get_client() as client:
+        for run_id in (gone, alive):
+            await client.set_flow_run_state(run_id, Cancelling(), force=True)
+        state = (await client.read_flow_run(alive)).state
+    assert state
+    now = [state.timestamp + timedelta(seconds=91)]
+    sweeper = zombies.Sweeper(timedelta(seconds=30), clock=lambda: now[0])
+    assert {gone, alive}.isdisjoint(await sweeper.sweep())
+    await beat(alive, now[0])
+    now[0] += timedelta(seconds=61)
+    assert {gone, alive}.intersection(await sweeper.sweep()) == {gone}
+    assert [await state_of(each) for each in (gone, alive)] == ["CANCELLED", "CANCELLING"]
 
 
 @pytest.mark.slow
