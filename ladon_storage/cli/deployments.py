@@ -31,17 +31,16 @@ _ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)
 _FRESHNESS_CRON = "53 * * * *"
 _WEEKLY: dict[tuple[str, str | None], float | None] = {
     ("kev", None): None,
-    ("misp", None): 30,
+    ("misp", "restsearch"): 30,
     ("nvd", None): 30,
     ("otx", None): 30,
     ("taxii", None): 30,
-    ("threatfox", None): None,
     ("threatfox", "export"): None,
     ("threatfox", "api"): 7,
-    ("urlhaus", None): None,
-    ("urlhaus", "dump"): None,
+    ("urlhaus", "recent"): None,
 }
-"""The kinds that are read again weekly, by ``via``, and the days; ``None``: all that there is."""
+"""The kinds that are read again weekly, by the source's ``via`` if it has one, and the days;
+``None``: all that there is."""
 
 _FORM_FIELDS = {"url", "table", "keep"}
 """The fields of a sink in the form of a shipped kind."""
@@ -186,7 +185,7 @@ def _collection(project: Project, name: str) -> RunnerDeployment:
 def _reconciliation(project: Project, name: str) -> list[RunnerDeployment]:
     """Return the weekly second reading of a source, if its kind or the file wants one."""
     table = project.sources[name]
-    key = (table.kind, table.fields.get("via"))
+    key = (table.kind, getattr(project.source(name), "via", None))
     switch: dict[str, Any] = {}
     if table.reconcile is None:
         if key not in _WEEKLY or table.schedule is None:

@@ -22,10 +22,12 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling, Running
 
 from ladon_storage import blocks
+from ladon_storage.cli import deployments as of_file
 from ladon_storage.errors import SourceBusyError
 from ladon_storage.flows import zombies
 from ladon_storage.flows.concurrency import CONCURRENCY_VARIABLE, limit_name, source_slot
 from ladon_storage.flows.serve import DEPLOYMENTS_FILE, deployments
+from ladon_storage.project.project import Project
 from ladon_storage.sources import KINDS, source_from
 from tests.forks import Forks
 
@@ -52,6 +54,27 @@ def test_reconciliations_are_weekly_and_of_what_is_collected() -> None:
         assert each.get("paused") == collection.get("paused")
         (schedule,) = each["schedules"]
         assert schedule["cron"].endswith("* * 0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "default", "others", "days"),
+    [("urlhaus", "recent", ["online"], None), ("misp", "restsearch", ["feed"], 30)],
+)
+def test_default_way_of_reading_that_is_written_out_keeps_the_second_reading(
+    tmp_path: Path, kind: str, default: str, others: list[str], days: int | None
+) -> None:
+    """A table with `via` as it is by default deploys what a table without it does."""
+    address = 'url = "https://feed.example/"\nkey = "feed-key"\n'
+    table = f'[sinks.r]\nurl = "sqlite:///r.db"\n[sources.x]\nkind = "{kind}"\n{address}'
+    found = {}
+    for via in (None, default, *others):
+        written = "" if via is None else f'via = "{via}"\n'
+        (tmp_path / "ladon.toml").write_text(f'{table}{written}schedule.cron = "0 6 * * *"\n')
+        made = of_file.deployments(Project.load(tmp_path / "ladon.toml"), ["x"])
+        found[via] = [
+            each.parameters.get("last_days") for each in made if each.flow_name == "reconcile"
+        ]
+    assert found == {None: [days], default: [days], **{each: [] for each in others}}
 
 
 def test_table_has_every_kind_and_what_needs_a_key_is_paused() -> None:
