@@ -224,6 +224,27 @@ async def test_run_that_was_being_cancelled_when_it_vanished_is_cancelled() -> N
     assert [await state_of(each) for each in (gone, alive)] == ["CANCELLED", "CANCELLING"]
 
 
+async def test_sweep_says_once_on_standard_error_what_it_ended(
+    tmp_path: Path, forks: Forks
+) -> None:
+    """Prefect logs what the package warns of; a line of the command's own would repeat it."""
+    code = (
+        "import sys\n"
+        "from ladon_storage.cli import main\n"
+        "from ladon_storage.flows import zombies\n"
+        "async def sweep_once(_):\n"
+        "    zombies.logger.warning('Run 1 is crashed.')\n"
+        "    return []\n"
+        "zombies.sweep_once = sweep_once\n"
+        "sys.exit(main(['sweep']))\n"
+    )
+    api = str(PREFECT_API_URL.value())
+    async with forks.run(code, folder=tmp_path, PREFECT_API_URL=api) as process:
+        _, log = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, log
+    assert log.count("Run 1 is crashed.") == 1
+
+
 @pytest.mark.slow
 async def test_sweep_for_some_runs_leaves_the_others_alone() -> None:
     """What waits for its own parts crashes no run of another."""
