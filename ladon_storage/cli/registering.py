@@ -170,7 +170,7 @@ def _differences(
 
 def _switched(each: RunnerDeployment | DeploymentResponse) -> list[tuple[str, bool]]:
     """Return the schedules of a deployment, each with whether it is active."""
-    return sorted((str(one.schedule), one.active) for one in each.schedules or [])
+    return sorted((str(one.schedule), one.active is not False) for one in each.schedules or [])
 
 
 def _schedules(each: RunnerDeployment | DeploymentResponse) -> str:
@@ -180,7 +180,7 @@ def _schedules(each: RunnerDeployment | DeploymentResponse) -> str:
             text = one.schedule.cron
         else:
             text = f"every {getattr(one.schedule, 'interval', '')}"
-        texts.append(text if one.active else f"{text} (not active)")
+        texts.append(f"{text} (not active)" if one.active is False else text)
     return ", ".join(texts) or "none"
 
 

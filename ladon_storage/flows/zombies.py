@@ -19,6 +19,7 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect import get_client
@@ -28,7 +29,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 from prefect.states import Cancelled, Crashed
 
@@ -107,7 +108,9 @@ class Sweeper:
         if state is None or state.id != suspect.state:  # it ended while others were asked about
             return False
         message = f"Its process is gone: no heartbeat for {self.silence.total_seconds():.0f} s."
-        end = (Cancelled if state.is_cancelling() else Crashed)(message=message)
+        end: State[Any] = (
+            Cancelled(message=message) if state.is_cancelling() else Crashed(message=message)
+        )
         await client.set_flow_run_state(run_id, end, force=True)
         logger.warning("Run %s is %s. %s", run_id, end.type.value.lower(), message)
         return True

@@ -178,7 +178,8 @@ async def test_worker_leaves_out_what_is_outside_of_the_range_of_a_backfill(
         job = _Elsewhere(source, sink, storage, "run", LIMITS, inside, True, parts)
         found.append(await _collect_windows("", pickled(job, "source")))
     assert [
-        [(each.records_skipped, each.records_new) for each in outcomes] for outcomes in found
+        [(each.records_skipped, each.records_new) for each in outcomes if not isinstance(each, str)]
+        for outcomes in found
     ] == [[(1, 0), (1, 0)], [(0, 1), (0, 0)]]
     assert stored(tmp_path) == ["noted-000"]
 
