@@ -130,7 +130,7 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     ),
     (
         app, "sweep", "sweep", _OPERATE,
-        "Mark runs whose process is gone as crashed, and print their ids."
+        "Mark runs whose process is gone as crashed, or as cancelled, and print their ids."
         "\n\nA process that runs deployments does so by itself. Where workers of a pool run them, "
         "call it by a timer.",
     ),

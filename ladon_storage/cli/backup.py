@@ -19,6 +19,7 @@ def backup(
     database: Database = None,
 ) -> None:
     """Copy the Storage Service's database while it runs."""
+    from ladon_storage.cli.running import ended_by_signals
     from ladon_storage.server.database import copy_database
 
     file = database_of(database)
@@ -31,5 +32,6 @@ def backup(
         raise ConfigurationError(f"There is no database {str(file)!r}; name the service's.")
     if to.exists():
         raise ConfigurationError(f"{str(to)!r} exists already; name another file for the copy.")
-    sources = copy_database(file, to)
+    with ended_by_signals():
+        sources = copy_database(file, to)
     note(f"{to}: {sources} watermark{'' if sources == 1 else 's'}, {to.stat().st_size:,} bytes")

@@ -5,7 +5,8 @@
 - ``[collect_many]`` is one that collects all sources in one run. Where it has a schedule, only the
   sources with schedules of their own have deployments that collect them.
 - Without a work pool, ``--serve`` runs them in this process; with ``--pool`` workers do.
-- A deployment that a user paused or resumed in the UI stays so: the file gives the first state.
+- A deployment that a user paused or resumed in the UI stays so, and so does a schedule for which
+  the file does not say whether it is active.
 - No secret is a parameter of a deployment: the file's names of secrets are. The storage's secrets
   are in the environment of runs, which `--serve` gives them.
 """

@@ -33,17 +33,16 @@ _ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)
 _FRESHNESS_CRON = "53 * * * *"
 _WEEKLY: dict[tuple[str, str | None], float | None] = {
     ("kev", None): None,
-    ("misp", None): 30,
+    ("misp", "restsearch"): 30,
     ("nvd", None): 30,
     ("otx", None): 30,
     ("taxii", None): 30,
-    ("threatfox", None): None,
     ("threatfox", "export"): None,
     ("threatfox", "api"): 7,
-    ("urlhaus", None): None,
-    ("urlhaus", "dump"): None,
+    ("urlhaus", "recent"): None,
 }
-"""The kinds that are read again weekly, by ``via``, and the days; ``None``: all that there is."""
+"""The kinds that are read again weekly, by the source's ``via`` if it has one, and the days;
+``None``: all that there is."""
 
 _FORM_FIELDS = {"url", "table", "keep"}
 """The fields of a sink in the form of a shipped kind."""
@@ -188,11 +187,13 @@ def _collection(project: Project, name: str) -> RunnerDeployment:
 def _reconciliation(project: Project, name: str) -> list[RunnerDeployment]:
     """Return the weekly second reading of a source, if its kind or the file wants one."""
     table = project.sources[name]
-    key = (table.kind, table.fields.get("via"))
+    key = (table.kind, getattr(project.source(name), "via", None))
+    switch: dict[str, Any] = {}
     if table.reconcile is None:
-        if key not in _WEEKLY or table.schedule is None or not table.schedule.active:
+        if key not in _WEEKLY or table.schedule is None:
             return []
         days, cron = _WEEKLY[key], None
+        switch = table.schedule.model_dump(include={"active"}, exclude_unset=True)
     elif table.reconcile.active:
         days, cron = table.reconcile.last_days, table.reconcile.cron
         if days is None and "last_days" not in table.reconcile.model_fields_set:
@@ -216,7 +217,7 @@ def _reconciliation(project: Project, name: str) -> list[RunnerDeployment]:
             name,
             f"Reads {read} of {name} of {project.path.name} again, and stores what was missed.",
             parameters,
-            {"cron": cron or _weekly_cron(name), "timezone": "UTC"},
+            {"cron": cron or _weekly_cron(name), "timezone": "UTC", **switch},
         )
     ]
 
@@ -308,10 +309,10 @@ def _sink(project: Project, name: str) -> dict[str, Any]:
 
 
 def _schedule(described: dict[str, Any], name: str) -> DeploymentScheduleCreate:
-    active = described.pop("active", True)
+    switch = {"active": described.pop("active")} if "active" in described else {}
     kind = CronSchedule if "cron" in described else IntervalSchedule
     if "interval" in described and "anchor_date" not in described:
         # Prefect would count from now, so that each registration changed the schedule.
         seconds = crc32(name.encode()) % max(1, int(described["interval"]))
         described["anchor_date"] = _ANCHOR + timedelta(seconds=seconds)
-    return DeploymentScheduleCreate(schedule=kind(**described), active=active)
+    return DeploymentScheduleCreate(schedule=kind(**described), **switch)

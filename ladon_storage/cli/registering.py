@@ -67,8 +67,8 @@ async def changes(
             except ObjectNotFound:
                 found.append(Change(each.full_name, "create", _schedules(each), "it is not there"))
                 continue
-            differences = _differences(each, existing, pool)
             keep_switches(each, existing)
+            differences = _differences(each, existing, pool)
             change = "update" if differences else KEEP
             found.append(Change(each.full_name, change, _schedules(each), ", ".join(differences)))
         if file is not None:
@@ -146,13 +146,12 @@ def _collects(
 def _differences(
     each: RunnerDeployment, existing: DeploymentResponse, pool: str | None
 ) -> list[str]:
-    schedules = sorted(str(one.schedule) for one in each.schedules or [])
     pairs = {
         "parameters": (
             to_jsonable_python(each.parameters),
             to_jsonable_python(existing.parameters),
         ),
-        "schedule": (schedules, sorted(str(one.schedule) for one in existing.schedules)),
+        "schedule": (_switched(each), _switched(existing)),
         "description": (each.description, existing.description),
         "tags": (sorted(each.tags), sorted(existing.tags)),
         "form": (to_jsonable_python(form_of(each)), existing.parameter_openapi_schema),
@@ -169,12 +168,19 @@ def _differences(
     return found
 
 
+def _switched(each: RunnerDeployment | DeploymentResponse) -> list[tuple[str, bool]]:
+    """Return the schedules of a deployment, each with whether it is active."""
+    return sorted((str(one.schedule), one.active is not False) for one in each.schedules or [])
+
+
 def _schedules(each: RunnerDeployment | DeploymentResponse) -> str:
-    schedules = [one.schedule for one in each.schedules or []]
-    texts = [
-        one.cron if isinstance(one, CronSchedule) else f"every {getattr(one, 'interval', '')}"
-        for one in schedules
-    ]
+    texts = []
+    for one in each.schedules or []:
+        if isinstance(one.schedule, CronSchedule):
+            text = one.schedule.cron
+        else:
+            text = f"every {getattr(one.schedule, 'interval', '')}"
+        texts.append(f"{text} (not active)" if one.active is False else text)
     return ", ".join(texts) or "none"
 
 

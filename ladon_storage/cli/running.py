@@ -8,8 +8,8 @@ import re
 import signal
 import threading
 import tomllib
-from collections.abc import Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,6 +88,34 @@ def run(work: Coroutine[Any, Any, T], signals: Signals | None = None) -> T:
         if noted.number is None:
             raise
         raise Ended(noted.number) from None
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let the first SIGTERM or SIGHUP end a block without an event loop, which may still tidy up.
+
+    Raises:
+        Ended: A signal ended it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    # Under nohup a verb must outlive its terminal.
+    heard = [each for each, handler in before.items() if handler is not signal.SIG_IGN]
+
+    def end(number: int, _frame: object) -> None:
+        for each in heard:
+            signal.signal(each, signal.SIG_IGN)
+        raise Ended(number)
+
+    try:
+        for each in heard:
+            signal.signal(each, end)
+        yield
+    finally:
+        for each in heard:
+            signal.signal(each, before[each])
 
 
 async def push_metrics(instance: str, missed: Mapping[str, int] | None = None) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -13,6 +16,12 @@ from ladon_storage.cli.writing import write_new
 from ladon_storage.errors import ConfigurationError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,50}")
+
+_USED = {
+    "Any", "AsyncIterator", "BaseModel", "Fed", "Page", "Record", "Reject", "SourceContract",
+    "SourceFeed", "UTC",
+}  # fmt: skip
+"""The names in both files that the class of a source could have."""
 
 _CLASS = '''"""The source {name}: what it reads, and what its records are."""
 
@@ -124,6 +133,11 @@ def source_new(
     if name in SOURCES.shipped:
         raise ConfigurationError(f"{name!r} is a kind of this package; choose another name.")
     cls = "".join(part.capitalize() for part in name.split("_") if part)
+    if taken := _taken(name, cls):
+        raise ConfigurationError(
+            f"{name!r} cannot be the name of a source of your own: {taken}. Choose another, such "
+            f"as {name}_source."
+        )
     files = write_new(
         {
             f"{name}.py": _CLASS.format(name=name, cls=cls),
@@ -134,3 +148,13 @@ def source_new(
         print_text(str(each))
     note(f"Next: `ladon-storage source try {name}:{cls}`, and `pytest test_{name}.py`.")
     note(f'In ladon.toml: [sources.{name}] with kind = "{name}:{cls}".')
+
+
+def _taken(name: str, cls: str) -> str:
+    """Return what else has the name of a module or of its class; empty: nothing."""
+    if cls in _USED or hasattr(builtins, cls):  # True and None are there, too
+        return f"its class would be {cls}, which the file needs for something else"
+    found = find_spec(name)
+    if found is None or found.origin in (None, str(Path(f"{name}.py").absolute())):
+        return ""
+    return f"there is a module {name} already"

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ladon_storage.cli.options import check_above_zero
-from ladon_storage.cli.output import Json, log_to_notes, print_json, print_text
+from ladon_storage.cli.output import Json, print_json, print_text
 
 
 def sweep(
@@ -22,12 +22,11 @@ def sweep(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Mark runs whose process is gone as crashed."""
+    """Mark runs whose process is gone as crashed, or as cancelled."""
     from ladon_storage.cli.running import refuse_without_prefect
     from ladon_storage.cli.with_prefect import run_flows
-    from ladon_storage.flows.zombies import frequency, sweep_once
+    from ladon_storage.flows.zombies import frequency, sweep_once  # Prefect prints what it logs
 
-    log_to_notes()
     refuse_without_prefect()
     if heartbeat is not None:
         check_above_zero("--heartbeat", heartbeat)

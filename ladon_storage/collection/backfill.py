@@ -2,6 +2,9 @@
 
 - The watermark of the source is left alone. A backfill's progress is in a watermark of its own, so
   the same backfill reads only what earlier runs of it have not finished.
+- What lies outside of its whole range is left out; what is in another window of it is stored. A
+  first collection leaves out what is before, as regular runs do: what is after it is collected
+  anyway, and a source may not deliver it again.
 - Several windows are read at once by *workers*: of this process, or of another. A window that fails
   does not end the others, and is read once more, alone, when they have ended: a source may only
   have been overrun.
@@ -128,7 +131,7 @@ async def backfill(
         raise ConfigurationError(
             f"The workers of a backfill are {workers}. Set them to 1 to {MAX_WORKERS}."
         )
-    run = Run(run_id, limits)
+    run = Run(run_id, limits, stored=stored_range(asked, first_collection=first_collection))
     elapsed = _elapsed(source, asked, run.clock())
     every = list(islice(elapsed.windows(window), MAX_WINDOWS + 1))
     if len(every) > MAX_WINDOWS:
@@ -161,6 +164,11 @@ async def backfill(
         windows_done_before=done,
         **dict(job.counts),
     )
+
+
+def stored_range(asked: TimeRange, *, first_collection: bool) -> TimeRange:
+    """Return the range of records that each window of a backfill stores."""
+    return TimeRange(asked.start) if first_collection else asked
 
 
 def _elapsed(source: Source, asked: TimeRange, now: datetime) -> TimeRange:

@@ -92,8 +92,17 @@ async def backfill(
         run_id = str(runtime.flow_run.id or uuid4())
         batch = None
         if workers > 1 and not is_local():
+            stored = backfilling.stored_range(
+                TimeRange(since, until), first_collection=first_collection
+            )
             elsewhere = _Elsewhere(
-                source, sink, settings, run_id, limits, is_beside_runs=not first_collection
+                source,
+                sink,
+                settings,
+                run_id,
+                limits,
+                stored,
+                is_beside_runs=not first_collection,
             )
             batch = elsewhere.collect
         async with shared_connections():
@@ -124,6 +133,7 @@ class _Elsewhere:
     storage: StorageSettings
     run_id: str
     limits: Limits
+    stored: TimeRange
     is_beside_runs: bool
     parts: tuple[TimeRange, ...] = ()
 
@@ -165,7 +175,7 @@ async def _collect_windows(_label: str, given: bytes) -> list[ExtractionResult |
         try:
             async with shared_connections():
                 for part in job.parts:
-                    run = Run(job.run_id, job.limits, asked=part)
+                    run = Run(job.run_id, job.limits, asked=part, stored=job.stored)
                     try:
                         found.append(await read(source_from(job.source), sink, run))
                     except Exception as error:  # as text: not every error survives the way back

@@ -2,7 +2,8 @@
 
 - ``prefect.yaml`` is the one table of deployments, for this command and for ``prefect deploy``.
   Where the package is installed without a checkout, it is the working directory's.
-- A deployment that a user paused or resumed in the UI stays so: the file gives the first state.
+- A deployment that a user paused or resumed in the UI stays so, and so does a schedule for which
+  the file does not say whether it is active.
 - A deployment that was on a work pool leaves it: its workers would run it too.
 - Meanwhile, runs whose process is gone are marked as crashed.
 - Missed runs are not made up: the next one collects all new records, and ten at once would only
@@ -155,8 +156,10 @@ def _flow_at(entrypoint: str, where: str) -> Flow[..., Any]:
 
 
 def _schedule(described: dict[str, Any]) -> DeploymentScheduleCreate:
+    switch = {name: value for name, value in described.items() if name == "active"}
+    rhythm = {name: value for name, value in described.items() if name != "active"}
     kind = CronSchedule if "cron" in described else IntervalSchedule
-    return DeploymentScheduleCreate(schedule=kind(**described), active=True)
+    return DeploymentScheduleCreate(schedule=kind(**rhythm), **switch)
 
 
 async def serve(table: Path) -> None:
@@ -206,11 +209,13 @@ async def _until_signalled(runner: Runner) -> None:
 
 
 def keep_switches(served: RunnerDeployment, existing: DeploymentResponse) -> None:
-    """Keep the deployments that a user paused or resumed in that state."""
+    """Keep what a user paused or resumed so, but for schedules that the file switches itself."""
     served.paused = existing.paused
     active = {str(each.schedule): each.active for each in existing.schedules}
+    was_active = not active or any(active.values())  # also where its rhythm is another now
     for schedule in served.schedules or []:
-        schedule.active = active.get(str(schedule.schedule), schedule.active)
+        if "active" not in schedule.model_fields_set:
+            schedule.active = active.get(str(schedule.schedule), was_active)
 
 
 async def _forget_missed(client: PrefectClient, existing: DeploymentResponse) -> None:

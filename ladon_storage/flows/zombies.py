@@ -2,7 +2,7 @@
 
 A killed process writes nothing. If its runner or its host was killed too, Prefect shows the run as
 running for ever, and its deployment, which runs once at a time, starts no other. Live runs send
-heartbeats. A sweep looks for runs without them.
+heartbeats. A sweep looks for runs without them. One that was being cancelled ends as cancelled.
 
 - A run that misses three heartbeats is suspected, and counts as dead if two more are missing while
   the server answers. A heartbeat may be late where a process is suspended, and all are missing
@@ -19,6 +19,7 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect import get_client
@@ -28,9 +29,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 
 from ladon_storage.collection.protocols import Clock, utc_now
 
@@ -72,12 +73,12 @@ class Sweeper:
         self._suspects: dict[UUID, _Suspect] = {}
 
     async def sweep(self) -> list[UUID]:
-        """Crash the runs that are gone, and return their ids."""
+        """End the runs that are gone, and return their ids."""
         async with get_client() as client:
             now, before = self._clock(), self._suspects
             self._suspects = {
                 run.id: before[run.id] if before.get(run.id) == suspect else suspect
-                for run in await _running(client)
+                for run in await _unfinished(client)
                 if self._only is None or run.id in self._only
                 if (suspect := await self._suspect(client, run, now)) is not None
             }
@@ -86,7 +87,7 @@ class Sweeper:
                 for run_id, suspect in self._suspects.items()
                 if now - suspect.since >= self.confirmation
             ]
-            return [run_id for run_id in due if await self._crash(client, run_id)]
+            return [run_id for run_id in due if await self._end(client, run_id)]
 
     @property
     def has_suspects(self) -> bool:
@@ -101,14 +102,17 @@ class Sweeper:
             return None
         return _Suspect(run.state.id, last, now)
 
-    async def _crash(self, client: PrefectClient, run_id: UUID) -> bool:
+    async def _end(self, client: PrefectClient, run_id: UUID) -> bool:
         suspect = self._suspects.pop(run_id)
         state = (await client.read_flow_run(run_id)).state
         if state is None or state.id != suspect.state:  # it ended while others were asked about
             return False
         message = f"Its process is gone: no heartbeat for {self.silence.total_seconds():.0f} s."
-        await client.set_flow_run_state(run_id, Crashed(message=message), force=True)
-        logger.warning("Run %s is crashed. %s", run_id, message)
+        end: State[Any] = (
+            Cancelled(message=message) if state.is_cancelling() else Crashed(message=message)
+        )
+        await client.set_flow_run_state(run_id, end, force=True)
+        logger.warning("Run %s is %s. %s", run_id, end.type.value.lower(), message)
         return True
 
 
@@ -121,9 +125,10 @@ class _Suspect:
     since: datetime = field(compare=False)
 
 
-async def _running(client: PrefectClient) -> list[FlowRun]:
+async def _unfinished(client: PrefectClient) -> list[FlowRun]:
     found: list[FlowRun] = []
-    state = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+    states = [StateType.RUNNING, StateType.CANCELLING]
+    state = FlowRunFilterState(type=FlowRunFilterStateType(any_=states))
     while True:
         page = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(state=state), limit=_PAGE, offset=len(found)

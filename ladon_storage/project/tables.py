@@ -65,7 +65,9 @@ class Schedule(BaseModel):
     )
     timezone: ZoneName = Field("UTC", description="Time zone of the schedule, by its IANA name.")
     active: bool = Field(
-        True, description="Whether the schedule runs. `false` alone overrides a default schedule."
+        True,
+        description="Whether the schedule runs. `false` alone overrides a default schedule. If "
+        "empty, a schedule that was paused in the UI stays so.",
     )
 
     @model_validator(mode="after")
@@ -92,8 +94,8 @@ class Schedule(BaseModel):
         if self.interval is not None:
             entry["interval"] = self.interval.total_seconds()
         entry["timezone"] = self.timezone
-        if not self.active:
-            entry["active"] = False
+        if "active" in self.model_fields_set:
+            entry["active"] = self.active
         return {name: value for name, value in entry.items() if value is not None}
 
 

@@ -28,6 +28,7 @@ from contextvars import copy_context
 from importlib import resources
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import mkstemp
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -51,6 +52,9 @@ GATHERING_PASSES = 4
 have arrived already share its commit."""
 MAX_GROUP = 64
 """The most changes in one commit, which bounds the time for which they hold the event loop."""
+
+_PAGES_COPIED = 1_000
+"""The pages of one part of a copy: four megabytes."""
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -104,35 +108,90 @@ def connect(path: Path, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite
 def copy_database(path: Path, to: Path) -> int:
     """Copy the database to a new file while services use it; return the number of watermarks.
 
-    The copy is one state of the database. It is checked, flushed, and only then has its name.
+    The copy is one state of the database. It is checked, flushed, and only then has its name. Until
+    then it is a draft in the same folder, of a name of its own; an exception removes it.
 
     Raises:
         ConfigurationError: The file is no database of this program, or the copy cannot be made.
     """
-    draft = to.with_name(f".{to.name}.tmp")
     if not to.parent.is_dir():
         raise ConfigurationError(
             f"The folder of the copy {str(to)!r} does not exist; create it, or name another file."
         )
     try:
-        os.close(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600))
-        with closing(_opened(path)) as source, closing(sqlite3.connect(draft)) as copy:
-            source.backup(copy)
+        opened, name = mkstemp(prefix=f".{to.name[:100]}.", suffix=".tmp", dir=to.parent)
+        draft = Path(name)
+        try:
+            os.close(opened)
+            count = _copied(path, draft)
+            with draft.open("rb") as written:
+                os.fsync(written.fileno())
+            _give_name(draft, to)
+        finally:
+            draft.unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise ConfigurationError(
+            f"{str(to)!r} exists already; name another file for the copy."
+        ) from error
+    except (sqlite3.Error, OSError) as error:
+        raise ConfigurationError(
+            f"The copy {str(to)!r} could not be written ({getattr(error, 'strerror', error)}); "
+            "name a new file in a folder that you may write to, with room for it."
+        ) from error
+    return count
+
+
+def _copied(path: Path, draft: Path) -> int:
+    """Copy the database to an empty file and check it; return the number of watermarks.
+
+    Raises:
+        ConfigurationError: The database cannot be read.
+        sqlite3.Error: The copy cannot be written.
+    """
+    with closing(_opened(path)) as source, closing(sqlite3.connect(draft)) as copy:
+        try:
+            source.execute("BEGIN")  # all parts are of one state
+            [(count,)] = source.execute("SELECT count(*) FROM watermarks").fetchall()
+            # In parts, between which Python hears of signals.
+            source.backup(copy, pages=_PAGES_COPIED, progress=lambda *_: None)
             copy.execute("PRAGMA journal_mode = DELETE")
             if faults := check_integrity(copy):
                 raise sqlite3.DatabaseError(faults)
-            [(count,)] = copy.execute("SELECT count(*) FROM watermarks").fetchall()
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
-        os.link(draft, to)
-    except (sqlite3.Error, OSError) as error:
-        raise ConfigurationError(
-            f"Database {str(path)!r} could not be copied to {str(to)!r} ({error}); name a new file "
-            "in a folder that exists, with room for it."
-        ) from error
-    finally:
-        draft.unlink(missing_ok=True)
+        except sqlite3.Error as error:
+            if _is_of_writing(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)):
+                raise
+            raise ConfigurationError(
+                f"Database {str(path)!r} could not be copied ({error}). Look at it with "
+                "`ladon-storage doctor`."
+            ) from error
     return int(count)
+
+
+def _is_of_writing(code: int) -> bool:
+    """Return whether an error of SQLite is of the file that is written, not of the one read."""
+    if code in (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ):
+        return False
+    return code & 0xFF in (
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+    )
+
+
+def _give_name(draft: Path, to: Path) -> None:
+    """Give a file its name, which no other one has.
+
+    Raises:
+        FileExistsError: Another one has it.
+    """
+    try:
+        os.link(draft, to)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        os.close(os.open(to, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        draft.replace(to)
 
 
 def _opened(path: Path) -> sqlite3.Connection:

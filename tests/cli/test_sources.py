@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ladon_storage.cli import source_new
 from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.cli.called import Command
 from tests.cli.feeds import OWN, catalogue, kev, project
@@ -332,3 +334,42 @@ def test_guess_of_a_name_that_the_file_has_says_so(ladon: Command) -> None:
     sample.write_text(json.dumps({"title": "CISA", "count": 1, "vulnerabilities": [entry]}))
     called = ladon("source", "guess", "--sample", sample, "--name", "kev")
     assert "ladon.toml has a source 'kev' already: put this in its place" in called.err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("record", "its class would be Record"),
+        ("page", "its class would be Page"),
+        ("u_t_c", "its class would be UTC"),
+        ("key_error", "its class would be KeyError"),
+        ("true", "its class would be True"),
+        ("json", "there is a module json already"),
+        ("logging", "there is a module logging already"),
+        ("pydantic", "there is a module pydantic already"),
+    ],
+)
+def test_new_source_whose_files_would_not_run_is_refused(
+    ladon: Command, name: str, said: str
+) -> None:
+    """Nothing is written, and another name is proposed, which is accepted."""
+    refused = ladon("source", "new", name)
+    assert (refused.code, os.listdir()) == (2, [])
+    assert said in refused.sentence
+    assert f"such as {name}_source." in refused.sentence
+    assert ladon("source", "new", f"{name}_source").code == 0
+    again = ladon("source", "new", f"{name}_source")
+    assert "exists already" in again.sentence
+
+
+def test_class_of_a_new_source_has_no_name_that_its_files_use() -> None:
+    """Whatever the files import or define, a class of that name would replace it."""
+    texts = (source_new._CLASS, source_new._TEST)
+    used: set[str] = set()
+    for node in ast.walk(
+        ast.parse("\n".join(each.format(name="own", cls="Own") for each in texts))
+    ):
+        if isinstance(node, ast.alias | ast.ClassDef):
+            used.add(node.name)
+    could_be = {each for each in used if re.fullmatch(r"([A-Z][a-z0-9]*)+", each)}
+    assert could_be - {"Own", "TestOwn"} == source_new._USED

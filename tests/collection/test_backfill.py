@@ -408,16 +408,37 @@ async def test_first_collection_of_nothing_is_one() -> None:
     assert storage.stored["feed"].last_successful_timestamp == EMPTY_WATERMARK
 
 
+class Generous(Archive):
+    """A source that delivers a day before each window, and all that is after it."""
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        assert start
+        async for page in super().pages(start - DAY, START + 60 * DAY):
+            yield page
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_what_lies_outside_of_the_range_is_skipped(workers: int) -> None:
+    """It is counted; what belongs to another window than the one that delivers it is stored."""
+    sink, storage = MemorySink(), kept()
+    report = await read(Generous(), storage, sink, days=2, workers=workers)
+    assert sorted(each.timestamp for each in sink.rows.values()) == [
+        START + number * DAY + DAY / 2 for number in range(2)
+    ]
+    # The day before and 58 after, and 58 after: the second window has the first day once more.
+    assert (report.records_skipped, report.records_new, report.records_known) == (117, 2, 2)
+
+
+async def test_first_collection_keeps_what_comes_from_after_its_range() -> None:
+    """Only what is before it is left out, as by the regular runs that go on from its end."""
+    sink = RememberingSink()
+    report = await read(Generous(), kept(), sink, first_collection=True)
+    assert report.records_skipped == 1
+    assert len(sink.rows) == 60
+
+
 async def test_records_beyond_the_range_do_not_move_a_first_collection() -> None:
     """A source that delivers more than it was asked for proves nothing beyond the range."""
-
-    class Generous(Archive):
-        async def pages(
-            self, start: datetime | None, until: datetime | None
-        ) -> AsyncIterator[Page]:
-            async for page in super().pages(start, START + 60 * DAY):
-                yield page
-
     storage = kept()
     await read(Generous(), storage, workers=2, first_collection=True)
     assert storage.stored["feed"].last_successful_timestamp == START + 9 * DAY

@@ -132,6 +132,50 @@ async def test_deploy_says_what_it_changes_and_keeps_what_a_person_switched(
         assert "prefect work-pool create nowhere" in missing.err
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_deployed")
+async def test_deploy_switches_a_schedule_as_the_file_says_or_else_leaves_it(
+    ladon: Command,
+) -> None:
+    """`schedule.active` of the file wins, for the second reading too; unset, the UI's is kept."""
+    collects, reads = "collect-kev/kev", "reconcile/kev"
+    off, on = (f"schedule.active = {each}\n" for each in ("false", "true"))
+    at_seven = SCHEDULE.replace("0 6", "0 7")
+
+    async with FeedServer() as feed, get_client() as client:
+        await client.create_work_pool(WorkPoolCreate(name="of-switches", type="process"))
+
+        async def deploy(schedule: str) -> dict[str, tuple[str, bool, bool]]:
+            ladon.write("ladon.toml", project(feed, schedule))
+            called = await ladon.later("deploy", "--pool", "of-switches", "--json")
+            assert called.code == 0, called.err
+            found = {}
+            for each in called.json:
+                made = await client.read_deployment_by_name(each["deployment"])
+                told = "not active" not in each["schedule"]
+                active = any(one.active for one in made.schedules)
+                found[each["deployment"]] = (each["change"], told, active)
+            return found
+
+        async def pause() -> None:
+            made = await client.read_deployment_by_name(collects)
+            await client.update_deployment_schedule(made.id, made.schedules[0].id, active=False)
+
+        assert set((await deploy(SCHEDULE)).values()) == {("create", True, True)}
+        switched = await deploy(SCHEDULE + off)
+        assert switched == dict.fromkeys((collects, reads), ("update", False, False))
+        again = await deploy(SCHEDULE + off)
+        assert set(again.values()) == {("keep", False, False)}
+        assert set((await deploy(SCHEDULE)).values()) == {("keep", False, False)}
+        assert set((await deploy(SCHEDULE + on)).values()) == {("update", True, True)}
+        await pause()
+        assert (await deploy(SCHEDULE))[collects] == ("keep", False, False)
+        assert (await deploy(at_seven))[collects] == ("update", False, False)
+        assert (await deploy(at_seven + on))[collects] == ("update", True, True)
+        none = await deploy(off)  # as where it overrides a default schedule
+        assert none == {collects: ("update", True, False), reads: ("update", False, False)}
+
+
 async def test_deploy_to_a_pool_names_the_classes_that_workers_need(ladon: Command) -> None:
     """A module next to the file is on no worker; one that is installed is found there too."""
     own = '[sources.a]\nkind = "own:Own"\nsource_id = "a"\n[sources.b]\nkind = "own:Broken"\n'

@@ -226,6 +226,20 @@ def test_wrong_table_of_deployments_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_table_of_deployments_says_whether_a_schedule_is_active(tmp_path: Path) -> None:
+    """A schedule has Prefect's key for that; without it, it is active and the UI's to switch."""
+    table = tmp_path / "prefect.yaml"
+    table.write_text(
+        "deployments:\n- name: kev\n  entrypoint: ladon_storage.flows.collect.collect_kev\n"
+        "  schedules:\n  - {cron: 0 6 * * *, active: false}\n  - {cron: 0 7 * * *}\n"
+    )
+    [made] = of_table(table)
+    assert [(each.active, "active" in each.model_fields_set) for each in made.schedules or []] == [
+        (False, True),
+        (True, False),
+    ]
+
+
 def test_table_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     """A folder, and a file that is no UTF-8."""
     with pytest.raises(ConfigurationError, match="cannot be read"):

@@ -19,13 +19,15 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Posture
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Running
+from prefect.states import Cancelling, Running
 
 from ladon_storage import blocks
+from ladon_storage.cli import deployments as of_file
 from ladon_storage.errors import SourceBusyError
 from ladon_storage.flows import zombies
 from ladon_storage.flows.concurrency import CONCURRENCY_VARIABLE, limit_name, source_slot
 from ladon_storage.flows.serve import DEPLOYMENTS_FILE, deployments
+from ladon_storage.project.project import Project
 from ladon_storage.sources import KINDS, source_from
 from tests.forks import Forks
 
@@ -52,6 +54,28 @@ def test_reconciliations_are_weekly_and_of_what_is_collected() -> None:
         assert each.get("paused") == collection.get("paused")
         (schedule,) = each["schedules"]
         assert schedule["cron"].endswith("* * 0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "default", "others", "days"),
+    [("urlhaus", "recent", ["online"], None), ("misp", "restsearch", ["feed"], 30)],
+)
+def test_default_way_of_reading_that_is_written_out_keeps_the_second_reading(
+    tmp_path: Path, kind: str, default: str, others: list[str], days: int | None
+) -> None:
+    """A table with `via` as it is by default deploys what a table without it does."""
+    address = 'url = "https://feed.example/"\nkey = "feed-key"\n'
+    table = f'[sinks.r]\nurl = "sqlite:///r.db"\n[sources.x]\nkind = "{kind}"\n{address}'
+    found: dict[str | None, list[Any]] = {}
+    for via in (None, default, *others):
+        written = "" if via is None else f'via = "{via}"\n'
+        (tmp_path / "ladon.toml").write_text(f'{table}{written}schedule.cron = "0 6 * * *"\n')
+        made = of_file.deployments(Project.load(tmp_path / "ladon.toml"), ["x"])
+        found[via] = [
+            each.parameters.get("last_days") for each in made if each.flow_name == "reconcile"
+        ]
+    assert found.pop(None) == found.pop(default) == [days]
+    assert found == {each: [] for each in others}
 
 
 def test_table_has_every_kind_and_what_needs_a_key_is_paused() -> None:
@@ -179,6 +203,47 @@ async def test_run_that_is_heard_of_no_more_is_crashed() -> None:
         "RUNNING",
         "RUNNING",
     ]
+
+
+@pytest.mark.slow
+async def test_run_that_was_being_cancelled_when_it_vanished_is_cancelled() -> None:
+    """Nobody is left who could end it; before it is silent for long, its process may."""
+    (gone, one), (alive, other) = [await running_flow() for _ in range(2)]
+    await beat(gone, one)
+    await beat(alive, other)
+    async with get_client() as client:
+        for run_id in (gone, alive):
+            await client.set_flow_run_state(run_id, Cancelling(), force=True)
+        state = (await client.read_flow_run(alive)).state
+    assert state
+    now = [state.timestamp + timedelta(seconds=91)]
+    sweeper = zombies.Sweeper(timedelta(seconds=30), clock=lambda: now[0])
+    assert {gone, alive}.isdisjoint(await sweeper.sweep())
+    await beat(alive, now[0])
+    now[0] += timedelta(seconds=61)
+    assert {gone, alive}.intersection(await sweeper.sweep()) == {gone}
+    assert [await state_of(each) for each in (gone, alive)] == ["CANCELLED", "CANCELLING"]
+
+
+async def test_sweep_says_once_on_standard_error_what_it_ended(
+    tmp_path: Path, forks: Forks
+) -> None:
+    """Prefect logs what the package warns of; a line of the command's own would repeat it."""
+    code = (
+        "import sys\n"
+        "from ladon_storage.cli import main\n"
+        "from ladon_storage.flows import zombies\n"
+        "async def sweep_once(_):\n"
+        "    zombies.logger.warning('Run 1 is crashed.')\n"
+        "    return []\n"
+        "zombies.sweep_once = sweep_once\n"
+        "sys.exit(main(['sweep']))\n"
+    )
+    api = str(PREFECT_API_URL.value())
+    async with forks.run(code, folder=tmp_path, PREFECT_API_URL=api) as process:
+        _, log = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, log
+    assert log.count("Run 1 is crashed.") == 1
 
 
 @pytest.mark.slow

@@ -20,9 +20,11 @@ from typing import Any
 import pytest
 
 from ladon_storage.collection.protocols import Limits
+from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.connect import new_client
-from ladon_storage.flows.backfill import backfill
+from ladon_storage.flows.backfill import _collect_windows, _Elsewhere, backfill
 from ladon_storage.flows.collect_many import collect_many
+from ladon_storage.flows.fleet import pickled
 from ladon_storage.settings import StorageSettings
 
 SOURCES = 24
@@ -161,6 +163,25 @@ def test_group_of_a_killed_worker_is_taken_over(
         return {str(each.status) for each in found if each}
 
     assert asyncio.run(statuses()) == {"success"}
+
+
+async def test_worker_leaves_out_what_is_outside_of_the_range_of_a_backfill(
+    storage: StorageSettings, tmp_path: Path
+) -> None:
+    """It stores what the range has, in whichever window it comes, and counts the rest."""
+    begin, day = datetime(2024, 1, 1, tzinfo=UTC), timedelta(days=1)
+    parts = tuple(TimeRange(begin, begin + 2 * day).windows(day))
+    [source] = sources(tmp_path, 1)
+    sink, found = {"url": f"sqlite:///{tmp_path}/records.db"}, []
+    for since in (begin + day, begin):
+        inside = TimeRange(since, begin + 2 * day)
+        job = _Elsewhere(source, sink, storage, "run", LIMITS, inside, True, parts)
+        found.append(await _collect_windows("", pickled(job, "source")))
+    assert [
+        [(each.records_skipped, each.records_new) for each in outcomes if not isinstance(each, str)]
+        for outcomes in found
+    ] == [[(1, 0), (1, 0)], [(0, 1), (0, 0)]]
+    assert stored(tmp_path) == ["noted-000"]
 
 
 @pytest.mark.filterwarnings("default")  # theirs

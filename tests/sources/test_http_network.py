@@ -192,7 +192,9 @@ async def test_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HTTP_PROXY", url.replace("://", "://me:SECRET@"))
     error = await failure("http://feed.invalid/")
 
-    assert f"through the proxy {url}" in str(error)
+    assert f"through the proxy {url} (ClientProxyConnectionError) at http://feed.invalid/" in str(
+        error
+    )
     assert "SECRET" not in "".join(traceback.format_exception(error))
 
 

@@ -298,7 +298,7 @@ class HttpTransport:
         """Return an error without the original's own text, which may hold the address."""
         problem, step, transient = _described(error)
         if proxy is not None:
-            problem += f" through the proxy {self.redact_url(proxy)},"
+            problem += f" through the proxy {self.redact_url(proxy)}"
         problem = f"{problem} ({type(error).__name__})"
         return self.error(
             url, problem, step, transient=transient, kind=_kind(error) if transient else SourceError
