@@ -110,7 +110,7 @@ class SourceLease:
         self._conflict: WatermarkConflictError | None = None
         self._unanswered: WatermarkStatus | None = None
         self._awake = monotonic()
-        self._slept = False
+        self._sleeps = self._sleeps_outlasted = 0
 
     async def read(self) -> bool:
         """Read the watermark, and return whether the source is free for this run.
@@ -284,7 +284,10 @@ class SourceLease:
         # Nearly all runs end sooner, and need no task.
         waiting = later(self._renewal_seconds, beat)
         try:
-            yield
+            try:
+                yield
+            finally:
+                waiting.cancel()  # before the last renewal is awaited: none may begin meanwhile
         except GeneratorExit:  # a coroutine that is being closed cannot await
             if beating is not None:
                 beating.cancel()
@@ -299,8 +302,6 @@ class SourceLease:
             raise
         else:
             await _ended(beating)
-        finally:
-            waiting.cancel()
 
     @property
     def _renewal_seconds(self) -> float:
@@ -331,14 +332,15 @@ class SourceLease:
             WatermarkConflictError: Another run took over.
             StorageError: Whether one did is unknown.
         """
-        self._note_awake()
-        if self._slept:
+        if self._sleeps > self._sleeps_outlasted or self._has_slept():
             await self._hold()
 
+    def _has_slept(self) -> bool:
+        return self._monotonic() - self._awake >= self._lease.total_seconds()
+
     def _note_awake(self) -> None:
-        now = self._monotonic()
-        self._slept = self._slept or now - self._awake >= self._lease.total_seconds()
-        self._awake = now
+        self._sleeps += self._has_slept()
+        self._awake = self._monotonic()
 
     async def checkpoint(self, timestamp: datetime, records: int) -> None:
         """Write the timestamp that is durable so far as `success`, and keep the source."""
@@ -402,6 +404,7 @@ class SourceLease:
 
         async with self._writing:
             self._note_awake()
+            sleeps = self._sleeps  # one during the request is not outlasted by its answer
             try:
                 try:
                     answer = await put()
@@ -414,7 +417,7 @@ class SourceLease:
             except BaseException:
                 self._unanswered = status
                 raise
-            self._unanswered, self._slept = None, False
+            self._unanswered, self._sleeps_outlasted = None, sleeps
             self._etag = answer.etag
             self._hear(answer)
             check_stored(answer, status, timestamp)

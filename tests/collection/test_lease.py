@@ -331,6 +331,69 @@ async def test_run_that_slept_and_still_holds_its_source_goes_on(seconds: float)
     assert storage.calls.count("running") == 1 + (seconds >= 60)
 
 
+async def test_sleep_is_counted_from_the_last_renewal_and_not_from_the_last_page() -> None:
+    """Another run takes over a lease after the renewal, however lately a page was stored."""
+    storage, clock = ScriptedStorage(), FakeClock()
+    lease = SourceLease(storage, "feed", Run("run-1", clock=lambda: NOW), monotonic=clock)
+    await lease.read()
+    await lease.begin()
+    clock.advance(19)
+    await lease.confirm()
+    clock.advance(50)
+    running(storage, seconds_ago=0)
+    with pytest.raises(WatermarkConflictError):
+        await lease.confirm()
+
+
+async def test_answer_from_before_a_sleep_confirms_nothing() -> None:
+    """A renewal was under way; what was stored meanwhile is younger than its answer."""
+    storage, clock = ScriptedStorage(), FakeClock()
+    limits = Limits(lease=timedelta(milliseconds=30))
+    lease = SourceLease(storage, "feed", Run("run-1", limits, lambda: NOW), monotonic=clock)
+    await lease.read()
+    await lease.begin()
+    answered, asleep, awake = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def sleep() -> None:
+        asleep.set()
+        await answered.wait()
+
+    storage.plan("running", sleep, awake.set)
+    async with lease.renewed():
+        await asleep.wait()
+        clock.advance(60)
+        lease._note_awake()  # as the next beat does
+        answered.set()
+        await lease.confirm()
+        assert awake.is_set()
+
+
+async def test_no_renewal_begins_at_the_end_of_a_run() -> None:
+    """One that was due while the last one is awaited would hold a source that nobody collects."""
+    storage, renewing, ended = ScriptedStorage(), asyncio.Event(), asyncio.Event()
+    lease = SourceLease(storage, "feed", Run("run-1", QUICK, lambda: NOW))
+    await lease.read()
+    await lease.begin()
+
+    async def hang() -> None:
+        renewing.set()
+        try:
+            await asyncio.Event().wait()
+        finally:  # the loop is busy until the next renewal is due
+            due = asyncio.get_running_loop().time() + 0.05
+            while asyncio.get_running_loop().time() < due:
+                pass
+            ended.set()
+
+    storage.plan("running", hang)
+    async with lease.renewed():
+        await renewing.wait()
+    assert ended.is_set()
+    await lease.commit(at(1), 1)
+    assert not [each for each in asyncio.all_tasks() if "lease" in each.get_name()]
+    assert storage.stored["feed"].status == "success"
+
+
 async def test_run_that_slept_marks_nothing_as_removed() -> None:
     """The listing that lacks a record is older than the run that stored it."""
     storage, sink = ScriptedStorage(), RememberingSink()
