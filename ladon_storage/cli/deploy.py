@@ -24,8 +24,6 @@ from ladon_storage.cli.output import Json, log_to_notes, note, print_json, print
 from ladon_storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from prefect.deployments.runner import RunnerDeployment
-
     from ladon_storage.cli.registering import Change
     from ladon_storage.project.project import Project
 
@@ -74,7 +72,14 @@ def deploy(
     refuse_without_prefect()
     from ladon_storage.cli import deployments, registering
     from ladon_storage.cli.with_prefect import run_flows
+    from ladon_storage.flows.serve import serve_deployments
 
+    variables: dict[str, str] = {}
+    if serve:
+        try:
+            variables = run_flows(lambda: deployments.storage_variables(project))
+        except ConfigurationError as error:
+            note(f"{error} Its runs take a Storage Service block called default instead.")
     made = deployments.deployments(project, names or deployments.own(project))
     if not names:
         made += deployments.read_again(project)
@@ -122,16 +127,8 @@ def deploy(
         )
     run_flows(lambda: registering.unschedule(left))
     if serve:
-        run_flows(lambda: _serve(project, made))
-
-
-async def _serve(project: Project, made: list[RunnerDeployment]) -> None:
-    """Run deployments in this process, until a signal; their runs have the file's storage."""
-    from ladon_storage.cli.deployments import storage_variables
-    from ladon_storage.flows.serve import serve_deployments
-
-    os.environ.update(await storage_variables(project))
-    await serve_deployments(made)
+        os.environ.update(variables)  # runs inherit them
+        run_flows(lambda: serve_deployments(made))
 
 
 def _beside(project: Project) -> list[str]:

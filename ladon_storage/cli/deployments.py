@@ -21,7 +21,7 @@ from ladon_storage.flows.collect_many import only_sink
 from ladon_storage.flows.deployed import fit_form
 from ladon_storage.project.project import Project
 from ladon_storage.project.reading import anchored_address
-from ladon_storage.settings import VARIABLES
+from ladon_storage.settings import VARIABLES, StorageSettings
 from ladon_storage.sources import SOURCES
 
 TAG = "ladon"
@@ -269,7 +269,8 @@ async def storage_variables(project: Project) -> dict[str, str]:
     """Return the variables in which runs have the file's storage where it has secrets.
 
     Raises:
-        ConfigurationError: A secret is not set, or the settings make no sense together.
+        ConfigurationError: A secret is not set, the settings make no sense together, or there are
+            some that no variable can have.
     """
     table = project.storage
     if not (table.token or table.password or table.circuit_url_secret):
@@ -277,13 +278,24 @@ async def storage_variables(project: Project) -> dict[str, str]:
     settings = await project.storage_settings()
     if settings is None or not settings.url:
         return {}
-    password = settings.password.get_secret_value() if settings.password else None
-    url = URL(settings.url).with_user(settings.username).with_password(password)
-    found = {"url": str(url), "environment": settings.environment}
+    url = settings.url
+    if settings.username:
+        password = settings.password.get_secret_value() if settings.password else None
+        url = str(URL(url).with_user(settings.username).with_password(password))
+    found = {"url": url, "token": "", "environment": settings.environment}
     for name in ("token", "circuit_url"):
         if (secret := getattr(settings, name)) is not None:
             found[name] = secret.get_secret_value()
-    return {VARIABLES[name]: value for name, value in found.items()}
+    variables = {VARIABLES[name]: value for name, value in found.items()}
+    given = StorageSettings.from_environment(variables)
+    fields = StorageSettings.model_fields
+    left = [name for name in fields if getattr(given, name) != getattr(settings, name)]
+    if left:
+        raise ConfigurationError(
+            f"{project.path}: beside a secret, [storage] {' and '.join(left)} cannot be given to "
+            "runs."
+        )
+    return variables
 
 
 def _check_name(project: Project, name: str) -> None:

@@ -364,6 +364,8 @@ async def test_answer_from_before_a_sleep_confirms_nothing() -> None:
         clock.advance(60)
         lease._note_awake()  # as the next beat does
         answered.set()
+        while lease._writing.locked():
+            await asyncio.sleep(0)
         await lease.confirm()
         assert awake.is_set()
 

@@ -644,12 +644,57 @@ async def test_served_runs_have_the_storage_of_the_file_with_its_secrets(
     assert await storage_variables(plain) == {}
 
 
+async def test_file_of_a_storage_beside_a_secret_circuit_is_given_to_runs(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address has no user and no host."""
+    monkeypatch.setenv("MY_CIRCUITS", "redis://redis.example")
+    text = '[storage]\nurl = "sqlite:///storage.db"\ncircuit_url_secret = "MY_CIRCUITS"\n'
+    read = Project.load(ladon.write("ladon.toml", text))
+    variables = await storage_variables(read)
+    assert StorageSettings.from_environment(variables) == await read.storage_settings()
+
+
+@pytest.mark.parametrize(
+    ("storage", "why"),
+    [
+        ("timeout = 5\nmax_connections = 7", "timeout and max_connections cannot be given"),
+        ("", "MY_TOKEN"),
+    ],
+    ids=["no variable", "no secret"],
+)
+async def test_serve_says_where_its_runs_find_a_storage_that_it_cannot_give_them(
+    ladon: Command, storage: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of the settings would be other settings; whoever has saved the block goes on."""
+    monkeypatch.delenv("STORAGE_SERVICE_URL", raising=False)
+    monkeypatch.delenv("MY_TOKEN", raising=False)
+    if storage:
+        monkeypatch.setenv("MY_TOKEN", "s3cret")
+    served: list[object] = []
+
+    async def serve(made: object) -> None:
+        served.append(made)
+        assert "STORAGE_SERVICE_URL" not in os.environ
+
+    monkeypatch.setattr("ladon_storage.flows.serve.serve_deployments", serve)
+    head = f'[storage]\nurl = "https://storage.example"\ntoken = "MY_TOKEN"\n{storage}\n'
+    sink = '[sinks.r]\nurl = "sqlite:///r.db"\n'
+    ladon.write("ladon.toml", f'{head}{sink}[sources.kev]\nkind = "kev"\n')
+    called = await ladon.later("deploy", "--serve")
+    assert (called.code, len(served)) == (0, 1), called.err
+    said = " ".join(called.err.split())
+    assert why in said
+    assert "Storage Service block called default" in said
+    assert "s3cret" not in called.err
+
+
 async def test_serve_gives_its_runs_the_storage_of_the_file(
     ladon: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The processes of runs inherit the environment, in which the token has the usual name."""
     monkeypatch.setenv("STORAGE_SERVICE_URL", "https://another.example")
-    monkeypatch.setenv("STORAGE_SERVICE_TOKEN", "")
+    monkeypatch.setenv("STORAGE_SERVICE_TOKEN", "another")
     monkeypatch.setenv("ENVIRONMENT", "")
     monkeypatch.setenv("MY_TOKEN", "s3cret")
     given: dict[str, str] = {}
