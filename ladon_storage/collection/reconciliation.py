@@ -82,7 +82,7 @@ class Reconciliation(BaseModel):
 class ComparingSink:
     """A sink that notes the records that are new to it, and keeps its position and its marks.
 
-    Of a range that is read again it notes nothing: it has those records by then.
+    Of a range that is read again it notes only what is new: it had the others by then.
 
     Args:
         sink: The sink that makes records durable.
@@ -123,18 +123,22 @@ class ComparingSink:
                 "changed ones, so missed records are unknown. Let its write return a "
                 "WriteResult."
             )
-        if self._readings > 1:
-            return result
         missed = [each.record_id for each in result.new if each.timestamp <= self._horizon]
-        self.due += sum(each.timestamp <= self._horizon for each in page.records)
+        if self._readings == 1:
+            self.due += sum(each.timestamp <= self._horizon for each in page.records)
+            self._note_changed(result)
+        else:
+            self.due += len(missed)
         self.missed += len(missed)
         self.early += len(result.new) - len(missed)
-        self.changed += len(result.changed)
         self.missed_ids += missed[: NAMED - len(self.missed_ids)]
+        return result
+
+    def _note_changed(self, result: WriteResult) -> None:
+        self.changed += len(result.changed)
         self.changed_ids += [
             each.record_id for each in result.changed[: NAMED - len(self.changed_ids)]
         ]
-        return result
 
 
 async def reconcile(

@@ -34,7 +34,7 @@ from ladon_storage.collection.foreign_errors import (
 from ladon_storage.collection.garbage import objects_set_aside
 from ladon_storage.collection.lateness import Lateness
 from ladon_storage.collection.lease import SourceLease
-from ladon_storage.collection.ledger import ExtractionResult, Ledger, OnProgress
+from ladon_storage.collection.ledger import Counts, ExtractionResult, Ledger, OnProgress
 from ladon_storage.collection.protocols import (
     Clock,
     Limits,
@@ -129,24 +129,24 @@ def beside_runs(extract: ExtractCallable, storage: WatermarkStore) -> ExtractCal
     async def extract_beside(
         source: Source, sink: Sink, run: Run, lease: SourceLease | None = None
     ) -> ExtractionResult:
-        first: ExtractionResult | None = None
+        counts = Counts()
         for _ in range(MOST_READINGS):
             before = await storage.get_watermark(source.source_id)
             collected = await extract(source, sink, run, lease)
-            first = first or collected
+            counts += collected
             if not collected.records_changed:
-                return first
+                break
             if _is_alone(before, await storage.get_watermark(source.source_id)):
-                return first
-        assert first is not None  # noqa: S101 - it was read at least once
-        tell(
-            logging.WARNING,
-            source,
-            f"Source {source.source_id!r} was read {MOST_READINGS} times, changed records each "
-            "time, and was collected by regular runs meanwhile: a record may have an earlier "
-            "content. Read it again while no regular run does.",
-        )
-        return first
+                break
+        else:
+            tell(
+                logging.WARNING,
+                source,
+                f"Source {source.source_id!r} was read {MOST_READINGS} times, changed records each "
+                "time, and was collected by regular runs meanwhile: a record may have an earlier "
+                "content. Read it again while no regular run does.",
+            )
+        return collected.model_copy(update=dict(counts))
 
     return extract_beside
 
@@ -155,8 +155,17 @@ def _is_alone(before: Watermark | None, after: Watermark | None) -> bool:
     """Return whether no regular run wrote the watermark in between, nor is at work now."""
     if before is None or after is None:
         return before is after
-    is_written = (before.etag, before.last_run_timestamp) != (after.etag, after.last_run_timestamp)
-    return not is_written and after.status != WatermarkStatus.RUNNING
+    if (before.etag, before.last_run_timestamp) != (after.etag, after.last_run_timestamp):
+        return False
+    return after.status != WatermarkStatus.RUNNING or _is_dead(after)
+
+
+def _is_dead(held: Watermark) -> bool:
+    """Return whether the run that holds a source has not renewed its lease, and will not."""
+    now, written, lease = held.answered_at, held.last_run_timestamp, held.lease_seconds
+    if now is None or written is None or lease is None:
+        return False
+    return written + timedelta(seconds=lease) <= now
 
 
 async def run(

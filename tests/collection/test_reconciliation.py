@@ -11,6 +11,7 @@ import pytest
 from ladon_storage.collection.backfill import backfill
 from ladon_storage.collection.protocols import Limits, SupportsPosition
 from ladon_storage.collection.reconciliation import NAMED, Reconciliation, reconcile
+from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import MOST_READINGS, run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.models import EMPTY_WATERMARK
@@ -211,6 +212,43 @@ async def test_later_content_of_a_regular_run_meanwhile_stays_current(
     columns = "record_id, payload" + ", replaced_at IS NULL" * (keep == "all")
     current = {row[0]: row[1] for row in table(tmp_path / "records.db", columns) if row[-1]}
     assert sorted(name for name, payload in current.items() if "later" in payload) == ["1"]
+
+
+async def test_what_a_repeated_reading_stores_is_counted(tmp_path: Path) -> None:
+    """Its records are in the numbers of the ledger, and new ones are missed or early as ever."""
+    storage = await collected(tmp_path, [[record("1", 1), record("100", 100)]])
+
+    async def collect() -> None:
+        await regular(tmp_path, storage, [record("1", 1, "later")])
+
+    second = Page([record("1", 1, "later"), record("2", 2)], [Reject("odd", "x")])
+    source = ScriptedSource([collect, [record("1", 1)]], [second], overlap=OVERLAP)
+    result = await reconcile(
+        source, sink_of(tmp_path), storage, run_id="again", clock=lambda: at(1_000)
+    )
+    assert (result.due, result.missed, result.changed) == (2, 1, 1)
+    assert result.missed_ids == ("2",)
+    ledger = result.ledger
+    assert (ledger.records_delivered, ledger.records_quarantined) == (4, 1)
+    assert (ledger.records_new, ledger.records_changed, ledger.records_known) == (1, 2, 0)
+
+
+async def test_run_that_died_is_no_company(tmp_path: Path) -> None:
+    """Its watermark says running for ever, and nobody stores anything."""
+    now = at(1_000)
+    storage = ScriptedStorage(now=lambda: now, tells_time=True)
+    storage.put(
+        "feed",
+        status="running",
+        last_successful_timestamp=at(1),
+        last_run_timestamp=now - timedelta(seconds=60),
+        lease_seconds=60,
+    )
+    sink = sink_of(tmp_path)
+    async with sink:
+        await sink.write("feed", Page([record("1", 1)]))
+    result = await again(tmp_path, storage, [[record("1", 1, "later")]])
+    assert result.changed == 1
 
 
 async def test_reading_that_changes_nothing_is_not_repeated(tmp_path: Path) -> None:
