@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ladon_storage.collection.run import run
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.probing import guess
 from ladon_storage.testing.doubles import MemorySink, ScriptedStorage
 from ladon_storage.testing.feed_server import Answer, Asked
@@ -191,6 +192,13 @@ async def test_first_run_asks_for_the_range_that_was_tried(play: Play, more: str
         assert sink.ids == NUMBERS
         await run(source, sink, storage, run_id="run-2")
         assert "since=2024-03-07" in feed.requests[-1], "the next run goes on from the watermark"
+        assert "until=2025" not in "".join(feed.requests[-2:]), "what is tried had its own end"
+        asked = len(feed.requests)
+        with pytest.raises(ConfigurationError, match="Set since as well"):
+            await run(
+                source, sink, storage, run_id="before", until=datetime(2023, 1, 1, tzinfo=UTC)
+            )
+        assert len(feed.requests) == asked
 
 
 def _from(name: str, first: int = 0, size: int = 10) -> Callable[[Asked], tuple[int, int]]:

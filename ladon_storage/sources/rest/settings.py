@@ -16,10 +16,12 @@ from pydantic import (
     Field,
     model_validator,
 )
+from yarl import URL
 
 from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.durations import Days
 from ladon_storage.collection.records import Item
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -292,9 +294,20 @@ class RestSettings(BaseModel):
     def bounds_of(
         self, start: datetime | None, until: datetime | None
     ) -> dict[Location, dict[str, Any]]:
-        """Return the parameters of a request for a range."""
+        """Return the parameters of a request for a range.
+
+        Raises:
+            ConfigurationError: Only the address has a start, and the range has an end.
+        """
         bounds: dict[Location, dict[str, Any]] = {"query": {}, "body": {}}
-        needs_both = self.until is not None and (start is not None or self.since is None)
+        begins = self.since is not None and self.since.parameter in URL(self.url).query
+        if start is None and until is not None and begins and self.since is not None:
+            raise ConfigurationError(
+                f"The address of source {self.source_id!r} has a time in {self.since.parameter}, "
+                "at which a range without a start would begin. Set since as well."
+            )
+        has_start = start is not None or begins or self.since is None
+        needs_both = self.until is not None and has_start
         if until is None and needs_both:
             until = present(self.source_id, start)
         for bound, instant, up in ((self.since, start, False), (self.until, until, True)):
