@@ -35,6 +35,7 @@ import json
 import re
 from collections.abc import Iterable
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus, urlsplit
 
@@ -81,11 +82,17 @@ def keep_secret(secret: str) -> None:
     for each in (secret, password):
         if len(each) >= _SHORTEST_SECRET and each.strip("*"):
             _secrets.update(encodings_of(each))
+            _longest_first.cache_clear()
+
+
+@cache
+def _longest_first() -> tuple[str, ...]:
+    return tuple(sorted(_secrets, key=len, reverse=True))
 
 
 def without_secrets(text: str) -> str:
     """Return a text without the secrets that this process has looked up."""
-    return redacted(text, sorted(_secrets, key=len, reverse=True))
+    return redacted(text, _longest_first())
 
 
 def encodings_of(*secrets: str) -> tuple[str, ...]:

@@ -431,8 +431,8 @@ class TaskStorage:
     """The storage of `run`, in which each call is a task run of the current flow.
 
     Where Prefect does not start a task run in time, the call is made without it: a run's outcome is
-    written whatever Prefect's API does, and after a suspension too, which no other call outlasts.
-    The renewal of a lease, and a checkpoint inside a task, are no task runs anyway: a run of hours
+    written whatever Prefect's API does, also after a suspension, when no other task begins. The
+    renewal of a lease, and a checkpoint inside a task, are no task runs anyway: a run of hours
     would have hundreds of them.
 
     Args:

@@ -67,6 +67,7 @@ def _handlers() -> Iterator[None]:
 def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep from each test the secrets of another one: its errors would be shown without them."""
     monkeypatch.setattr(errors, "_secrets", set())
+    errors._longest_first.cache_clear()
 
 
 @pytest.fixture

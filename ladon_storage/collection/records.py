@@ -364,7 +364,7 @@ class Reject:
 
     Args:
         reason: The fault, as a sentence for a reader.
-        raw: The item as the source gave it.
+        raw: The item as the source gave it, but for such secrets.
         record_id: Its id, where it has one.
     """
 

@@ -132,7 +132,7 @@ def _of_versions(
     scopes = (each for each, rank in fields.items() if _PART <= rank < _ALONE)
     for scope in scopes:
         if "version" not in scope.lower() and _is_unique(items, (path, scope)):
-            return Id((path, scope), _NOT_ALONE, (f"{doubt}: set id to {path} if they are",))
+            return Id((path, scope), _NOT_ALONE, (f"{doubt}: then {path} alone is the id",))
     return Id((path,), f"{path} is in each record; what shares it differs in its times", (doubt,))
 
 
