@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 from ladon_storage.collection.protocols import Sink
 from ladon_storage.errors import (
@@ -93,13 +93,8 @@ class Entered:
     async def __aenter__(self) -> Sink:
         return await self._sink.__aenter__()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._sink.__aexit__(kind, error, traceback)
+    async def __aexit__(self, *error: Any) -> None:
+        await self._sink.__aexit__(*error)
 
 
 def _is_requested(error: asyncio.CancelledError) -> bool:

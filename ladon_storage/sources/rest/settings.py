@@ -300,17 +300,17 @@ class RestSettings(BaseModel):
             ConfigurationError: Only the address has a start, and the range has an end.
         """
         bounds: dict[Location, dict[str, Any]] = {"query": {}, "body": {}}
-        begins = self.since is not None and self.since.parameter in URL(self.url).query
-        if start is None and until is not None and begins and self.since is not None:
-            raise ConfigurationError(
-                f"The address of source {self.source_id!r} has a time in {self.since.parameter}, "
-                "at which a range without a start would begin. Set since as well."
-            )
-        has_start = start is not None or begins or self.since is None
-        needs_both = self.until is not None and has_start
-        if until is None and needs_both:
+        since, has_start = self.since, True
+        if since is not None and start is None:
+            has_start = since.location == "query" and since.parameter in URL(self.url).query
+            if has_start and until is not None:
+                raise ConfigurationError(
+                    f"The address of source {self.source_id!r} has a time in {since.parameter}, "
+                    "at which a range without a start would begin. Set since as well."
+                )
+        if until is None and self.until is not None and has_start:
             until = present(self.source_id, start)
-        for bound, instant, up in ((self.since, start, False), (self.until, until, True)):
+        for bound, instant, up in ((since, start, False), (self.until, until, True)):
             if bound is not None and instant is not None:
                 text = format_timestamp(instant, bound.format, zone_of(bound.zone), up=up)
                 value = int(text) if bound.format in PER_SECOND else text
