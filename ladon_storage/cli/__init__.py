@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from errno import ENOSPC
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from ladon_storage.errors import ConfigurationError, LadonStorageError
 
@@ -39,6 +39,27 @@ TRACEBACK_VARIABLE = "LADON_TRACEBACK"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
+    try:
+        return _main(arguments)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _drop_unwritten(stream)
+
+
+def _drop_unwritten(stream: TextIO | None) -> None:
+    """Drop what a stream cannot write: at the exit, the interpreter would fail in its own way.
+
+    Its reader has gone, or the disk below it is full, and that was said where it could be.
+    """
+    if stream is None or stream.closed:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
     if arguments is None:
         # The memory ends with the process. Searching it for garbage then takes a quarter of a run
@@ -94,9 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "error there instead of calling sys.exit()."
         )
         return FAILED
-    except BrokenPipeError:  # before what follows, of which it is one
-        # The reader of the output has gone; the interpreter would complain when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of the output has gone
         return FAILED
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):

@@ -330,7 +330,7 @@ def in_shell(rest: str, folder: Path, **environment: str) -> subprocess.Complete
     return subprocess.run(
         ["sh", "-c", f"{sys.executable} -m ladon_storage.cli {rest}"],
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONUNBUFFERED": "", **environment},  # as a user's is
         capture_output=True,
         text=True,
         timeout=60,

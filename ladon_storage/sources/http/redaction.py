@@ -31,7 +31,9 @@ _MASK = "***"
 _TWICE = "\"'\\"
 """Characters that some programs double between quotes."""
 
-_BACKSLASHES = r"(?:\\|%(?:25)*5C){0,16}+"
+# Atomic groups, as no other division of a text is worth a try: it may be long. A possessive
+# quantifier says the same, and before Python 3.11.5 it finds less after a group of alternatives.
+_BACKSLASHES = r"(?>(?:\\|%(?:25)*5C){0,16})"
 """The escapes before a character, repeated as often as it was escaped."""
 
 
@@ -107,7 +109,8 @@ def _forms(secret: str) -> Iterator[str]:
 def _run(one: str, count: int) -> str:
     """Return the expression of a character that is repeated a number of times."""
     most = 16 * count if one in _TWICE else count
-    return _character(one) + ("" if most == 1 else f"{{{count},{most}}}+")
+    character = _character(one)
+    return character if most == 1 else f"(?>{character}{{{count},{most}}})"
 
 
 def _character(one: str) -> str:
