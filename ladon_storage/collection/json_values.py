@@ -90,6 +90,19 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text, **_hooks())
 
 
+def is_json(text: str) -> bool:
+    """Return whether a text is a JSON document that `parse_json` reads, and valid UTF-8."""
+    try:
+        orjson.loads(text)
+    except ValueError:  # or escaped halves of a surrogate pair, or a number of hundreds of digits
+        try:
+            text.encode()
+            parse_json(text)
+        except (ValueError, RecursionError):
+            return False
+    return True
+
+
 def json_decoder() -> json.JSONDecoder:
     """Return a decoder that parses as `parse_json` does, for one document."""
     return json.JSONDecoder(**_hooks())

@@ -10,10 +10,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, compress
+from operator import not_
 from typing import Any, Literal, Self, overload
 
 from ladon_storage.collection.json_values import (
@@ -21,11 +23,12 @@ from ladon_storage.collection.json_values import (
     as_anything,
     canonical_text,
     canonical_texts,
+    is_json,
     payload_text,
     payload_texts,
     without,
 )
-from ladon_storage.errors import without_secrets
+from ladon_storage.errors import ConfigurationError, told, without_secrets
 from ladon_storage.values import instant_text, to_utc
 
 PAGE_RECORDS = 1_000
@@ -52,7 +55,7 @@ class Record:
 
     Raises:
         ValueError: ``record_id`` cannot be stored, or ``timestamp`` is no `datetime.datetime`, or
-            leaves the years 1 to 9999.
+            leaves the years 1 to 9999; or one of the others is no text.
     """
 
     record_id: str
@@ -61,8 +64,10 @@ class Record:
     version: str
 
     def __post_init__(self) -> None:
-        if type(self.record_id) is not str:
-            self.record_id = _plain(self.record_id)
+        if not (type(self.record_id) is type(self.payload) is type(self.version) is str):
+            self.record_id = _plain(self.record_id, "id")
+            self.payload = _plain(self.payload, "payload")
+            self.version = _plain(self.version, "version")
         if not self.record_id:
             raise ValueError("the id of a record should be a text that is not empty")
         if not self.record_id.isascii() or "\0" in self.record_id:
@@ -170,13 +175,15 @@ def joined_id(parts: Iterable[object]) -> str:
     return payload_text(values)
 
 
-def _plain(value: object) -> str:
+def _plain(value: object, what: str) -> str:
     """Return the text of a derived class, such as a parser's or an enumeration's, as a ``str``.
 
     Not each library that a sink calls takes another class for a text.
     """
     if not isinstance(value, str):
-        raise ValueError("the id of a record should be a text that is not empty")
+        raise ValueError(
+            f"the {what} of a record should be a text, and is of {type(value).__name__}"
+        )
     return str.__str__(value)
 
 
@@ -210,6 +217,9 @@ class Columns(MutableSequence[Record]):
         versions: The hashes of the contents.
         instants: The timestamps as `instant_text` writes them, where they are at hand.
 
+    Raises:
+        ConfigurationError: The lists are not of the same length.
+
     >>> moment = datetime(2024, 1, 1, tzinfo=UTC)
     >>> one = Columns.of([Record("7", moment, "{}", "a"), Record("8", moment, "{}", "b")])
     >>> one.ids, one[1].version, one.instants[0]
@@ -226,6 +236,11 @@ class Columns(MutableSequence[Record]):
         versions: list[str],
         instants: list[str] | None = None,
     ) -> None:
+        if not len(ids) == len(timestamps) == len(payloads) == len(versions):
+            raise ConfigurationError(
+                f"Columns have {len(ids)} ids, {len(timestamps)} timestamps, {len(payloads)} "
+                f"payloads and {len(versions)} versions. Give each record one of each."
+            )
         self.ids = ids
         self.timestamps = timestamps
         self.payloads = payloads
@@ -234,17 +249,27 @@ class Columns(MutableSequence[Record]):
         self._records: list[Record] | None = None
 
     @classmethod
-    def of(cls, records: Sequence[Record]) -> Columns:
-        """Return the columns of records, which are themselves where they are columns already."""
+    def of(cls, records: Iterable[Record]) -> Columns:
+        """Return the columns of records, which are themselves where they are columns already.
+
+        Raises:
+            ConfigurationError: One of them is no record.
+        """
         if isinstance(records, Columns):
             return records
+        records = list(records)  # an iterator gives them but once
+        for each in records:
+            if not isinstance(each, Record):
+                raise ConfigurationError(
+                    f"A page has a {type(each).__name__} among its records. Make each by Record.of."
+                )
         found = cls(
             [each.record_id for each in records],
             [each.timestamp for each in records],
             [each.payload for each in records],
             [each.version for each in records],
         )
-        found._records = list(records)
+        found._records = records
         return found
 
     @classmethod
@@ -264,17 +289,15 @@ class Columns(MutableSequence[Record]):
         return made
 
     def copy(self) -> Columns:
-        """Return a copy that no later change reaches, of the columns or of a `Record`.
-
-        Records of a derived class may have more than the columns, and stay the same objects.
-        """
+        """Return a copy that no later change reaches, of the columns or of a `Record`."""
         made = Columns(
             list(self.ids), list(self.timestamps), list(self.payloads), list(self.versions)
         )
         if self._instants is not None:
             made._instants = list(self._instants)
+        # Of a derived class, records may have more than the columns.
         if self._records is not None and not {Record}.issuperset(map(type, self._records)):
-            made._records = list(self._records)
+            made._records = list(map(copy, self._records))
         return made
 
     def at(self, places: Sequence[int]) -> Columns:
@@ -385,9 +408,16 @@ class Reject:
         """
         try:
             raw = as_anything(item)
-        except (TypeError, ValueError, RecursionError):
-            raw = repr(item)[:_LONGEST_REPR]
-        return cls(str(reason), raw, record_id if isinstance(record_id, str) else None)
+        except Exception:  # of a value's own class, too
+            raw = _shown(item)
+        return cls(told(reason), raw, record_id if isinstance(record_id, str) else None)
+
+
+def _shown(item: object) -> str:
+    try:
+        return repr(item)[:_LONGEST_REPR]
+    except Exception as error:  # an integer of thousands of digits, or a class of one's own
+        return f"a {type(item).__name__} that cannot be shown ({type(error).__name__})"
 
 
 Completeness = Literal["total", "last page", "whole document", "declared"]
@@ -441,13 +471,21 @@ class Page:
         return texts + _ITEM_CHARACTERS * (len(self) + len(self.listed))
 
     def copy(self) -> Page:
-        """Return the page as it is now, whatever its source does with it afterwards."""
-        return replace(
-            self,
-            records=Columns.of(self.records).copy(),
-            rejects=list(self.rejects),
-            listed=list(self.listed),
-        )
+        """Return the page as it is now, whatever its source does with it afterwards.
+
+        A payload that is no JSON could be stored in some places and read again in none: its record
+        becomes a reject. Those of `Columns` are made by the engine's own functions.
+        """
+        records, rejects = Columns.of(self.records).copy(), list(self.rejects)
+        if not isinstance(self.records, Columns):
+            usable = list(map(is_json, records.payloads))
+            if not all(usable):
+                rejects += [
+                    Reject("the payload is no JSON", each.payload, each.record_id)
+                    for each in compress(records, map(not_, usable))
+                ]
+                records = records.at([place for place, each in enumerate(usable) if each])
+        return replace(self, records=records, rejects=rejects, listed=list(self.listed))
 
     @classmethod
     def of(cls, pages: Sequence[Page]) -> Page:

@@ -24,6 +24,7 @@ from ladon_storage.collection.records import (
     paged,
     versioned,
 )
+from ladon_storage.errors import ConfigurationError
 from ladon_storage.testing.doubles import at, record
 
 JSON = st.recursive(
@@ -231,6 +232,21 @@ def test_parser_keeps_what_is_no_number_at_stake() -> None:
     assert [type(each) for each in found["a"]] == [int, int, float, float, int, float, bool]
 
 
+def test_reject_is_made_of_anything() -> None:
+    """Of what cannot be shown, that is said: a source makes it of what it does not understand."""
+
+    class SilentError(Exception):
+        def __str__(self) -> str:
+            raise KeyError
+
+        __repr__ = __str__
+
+    made = Reject.of(SilentError(), {"n": 10**5_000})
+    assert made.reason == "its text cannot be shown (KeyError)"
+    assert made.raw == "a dict that cannot be shown (ValueError)"
+    assert Reject.of("odd", SilentError()).raw == "a SilentError that cannot be shown (KeyError)"
+
+
 def test_reject_has_the_digits_that_were_sent() -> None:
     """What is looked at in the quarantine is what came."""
     assert Reject.of("no", parse_json('{"a":[0.10,"\\ud800"]}')).raw == '{"a":[0.10,"\\ud800"]}'
@@ -320,11 +336,77 @@ class Level(str, Enum):  # noqa: UP042 - which has another text than its value
     LOW = "low"
 
 
-def test_id_of_a_derived_class_is_kept_as_a_plain_text() -> None:
-    """As a parser of HTML gives it, or an enumeration; not each sink's library takes those."""
-    made = Record.of(Level.LOW, at(0), {})
+def test_texts_of_derived_classes_are_kept_as_plain_ones() -> None:
+    """As a parser of HTML gives them, or an enumeration; not each sink's library takes those."""
+    made = Record(Level.LOW, at(0), Level.LOW, Level.LOW)
 
-    assert (type(made.record_id), made.record_id) == (str, "low")
+    for text in (made.record_id, made.payload, made.version):
+        assert (type(text), text) == (str, "low")
+
+
+@pytest.mark.parametrize("what", ["id", "payload", "version"])
+def test_what_is_no_text_is_refused(what: str) -> None:
+    """A parsed payload is turned into a record by `Record.of`."""
+    texts: dict[str, Any] = {"id": "1", "payload": "{}", "version": "a", what: {}}
+    with pytest.raises(
+        ValueError, match=f"the {what} of a record should be a text, and is of dict"
+    ):
+        Record(texts["id"], at(0), texts["payload"], texts["version"])
+
+
+def test_records_of_an_iterator_are_all_taken() -> None:
+    """It gives them but once."""
+    records: Any = (record(str(number), number) for number in range(3))
+    page = Page(records).copy()
+
+    assert [each.record_id for each in page.records] == ["0", "1", "2"]
+    assert [each.timestamp for each in page.records] == [at(0), at(1), at(2)]
+
+
+def test_copy_of_a_derived_class_has_all_that_is_its_own() -> None:
+    """Its source may use it again, as any other."""
+
+    class Mine(Record):
+        """A record with a field more, such as a tenant."""
+
+    mine = Mine("1", at(1), "{}", "a")
+    mine.tenant = "north"  # type: ignore[attr-defined]
+    [kept] = Page([mine]).copy().records
+    mine.record_id, mine.tenant = "2", "south"  # type: ignore[attr-defined]
+
+    assert (type(kept), kept.record_id, kept.tenant) == (Mine, "1", "north")  # type: ignore[attr-defined]
+
+
+def test_item_that_is_no_record_is_named() -> None:
+    """The author of a source learns what to make of it."""
+    items: Any = [record("1", 1), {"id": 2}]
+    with pytest.raises(ConfigurationError, match=r"a dict among its records\. Make each by Record"):
+        Page(items).copy()
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    """What one of them lacks would be missing in silence."""
+    with pytest.raises(ConfigurationError, match="2 ids, 2 timestamps, 1 payloads and 2 versions"):
+        Columns(["1", "2"], [at(0), at(1)], ["{}"], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "payload", ["", "no", '{"a":NaN}', "[Infinity]", '{"a":1', '"\ud800"', "[" * 5_000]
+)
+def test_payload_that_is_no_json_is_a_reject(payload: str) -> None:
+    """Not each place that stores it could be read again."""
+    page = Page([record("1", 1), Record("2", at(2), payload, "b")], [Reject("odd", "x")]).copy()
+
+    assert [each.record_id for each in page.records] == ["1"]
+    assert page.rejects == [Reject("odd", "x"), Reject("the payload is no JSON", payload, "2")]
+
+
+@pytest.mark.parametrize("payload", ['{"a":\n1}', "1" * 5_000, "1e999", r'"\ud800"', '"\u2028"'])
+def test_payload_that_is_json_is_kept(payload: str) -> None:
+    """A faster parser refuses some of them."""
+    page = Page([Record("1", at(2), payload, "b")]).copy()
+
+    assert ([each.payload for each in page.records], page.rejects) == ([payload], [])
 
 
 class Missing(datetime):
