@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
 from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
@@ -67,6 +68,9 @@ def visible(text: str) -> str:
     return escaped(" ".join(part.strip() for part in _BREAKS.split(text)).strip())
 
 
+_MASK = "**********"
+_BASIC = re.compile(r"Basic ([A-Za-z0-9+/]{8,}={0,2})")
+
 _secrets: set[str] = set()
 
 _SHORTEST_SECRET = 6
@@ -92,7 +96,18 @@ def _longest_first() -> tuple[str, ...]:
 
 def without_secrets(text: str) -> str:
     """Return a text without the secrets that this process has looked up."""
+    if "Basic " in text:
+        text = _BASIC.sub(_without_password, text)
     return redacted(text, _longest_first())
+
+
+def _without_password(header: re.Match[str]) -> str:
+    """Return the credentials of an HTTP header, masked where they have a secret that is known."""
+    try:
+        said = b64decode(header[1]).decode()
+    except ValueError:
+        return header[0]
+    return header[0] if said == redacted(said, _longest_first()) else f"Basic {_MASK}"
 
 
 def encodings_of(*secrets: str) -> tuple[str, ...]:
@@ -105,7 +120,7 @@ def encodings_of(*secrets: str) -> tuple[str, ...]:
         encoding
         for secret in secrets
         for encoding in (
-            *(secret, " ".join(secret.split()), json.dumps(secret)[1:-1]),
+            *(secret, " ".join(secret.split()), json.dumps(secret)[1:-1], repr(secret)[1:-1]),
             *(quote(secret, safe=""), quote(secret), quote_plus(secret)),
         )
         if encoding
@@ -120,12 +135,15 @@ def redacted(text: str, encodings: Iterable[str]) -> str:
     'GET /?key=********** failed'
     """
     for encoding in encodings:
-        text = text.replace(encoding, "**********")
+        text = text.replace(encoding, _MASK)
     return text
 
 
-def told(error: BaseException) -> str:
-    """Return the text of an error without secrets; or that its class fails to return it."""
+def told(error: object) -> str:
+    """Return the text of an error, or of what stands for one, without secrets.
+
+    Where its class fails to return it, that is said instead.
+    """
     try:
         return without_secrets(str(error))
     except Exception as failure:

@@ -41,12 +41,12 @@ def errors_fit_to_show(source_id: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except (Exception, BaseExceptionGroup) as error:
         causes = list(_chain(error))[1:]
         for each in (error, *causes):
             _make_fit(each)
         is_fit = _is_fit(error) or isinstance(error, LadonStorageError)
-        if is_fit and all(map(_is_fit, causes)):
+        if is_fit and all(map(_is_fit, causes)) and isinstance(error, Exception):
             raise
         if is_fit and not isinstance(error, BaseExceptionGroup):
             raise error from None  # its own text says enough

@@ -153,6 +153,11 @@ class _Prefetch:
                 self._source_id,
             ) from error
 
+    async def _close(self) -> None:
+        """Close a generator at once, not when it is collected as garbage."""
+        if aclose := getattr(self._pages, "aclose", None):
+            await aclose()
+
     async def _fetch(self) -> None:
         try:
             try:
@@ -167,10 +172,16 @@ class _Prefetch:
                     del page  # it is the sink's alone, and goes when it is stored
                     self._changed.set()
                     await self._pause()
-            finally:
-                # At once, not when it is collected as garbage, if it is a generator.
-                if aclose := getattr(self._pages, "aclose", None):
-                    await aclose()
+            except SourceError as error:
+                try:
+                    await self._close()
+                except BaseExceptionGroup as group:  # of a task group, which names the failure
+                    raise error from group
+                raise
+            except BaseException:
+                await self._close()
+                raise
+            await self._close()
         except BaseException as error:
             if self._closing or isinstance(error, KeyboardInterrupt | SystemExit):
                 raise

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ import pytest
 
 from ladon_storage.collection import extraction as passage
 from ladon_storage.collection import prefetch as ahead
-from ladon_storage.collection import resume
+from ladon_storage.collection import resolve_secret, resume
 from ladon_storage.collection.ledger import Gap, SinkBehind
 from ladon_storage.collection.protocols import Limits, Position
 from ladon_storage.collection.records import Columns, Page, Record, Reject
@@ -524,6 +525,41 @@ async def test_time_limit_around_a_yield_is_named(monkeypatch: pytest.MonkeyPatc
         await World(RememberingSink(ended.wait)).run(kind=Limited)
 
 
+async def test_failure_in_a_task_group_around_a_yield_is_the_cause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What failed is in the traceback, without a secret, and the run ends as any other."""
+    monkeypatch.setattr(ahead, "MAX_PREFETCH_CHARS", 1)
+    monkeypatch.setenv("FEED_KEY", "a s3cret key")
+    ended = asyncio.Event()
+
+    class Grouped(ScriptedSource):
+        """A source that asks for details beside its pages."""
+
+        async def pages(self, start: Any, until: Any) -> Any:
+            secret = await resolve_secret("FEED_KEY", self.source_id)
+
+            async def ask() -> None:
+                await asking.wait()
+                raise ValueError(f"?key={secret} answered 500")
+
+            asking = asyncio.Event()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(ask())
+                    yield Page([record("1", 1)])
+                    asking.set()
+                    yield Page([record("2", 2)])
+            finally:
+                ended.set()
+
+    with pytest.raises(SourceError, match="a task group around a `yield`") as caught:
+        await World(RememberingSink(ended.wait)).run(kind=Grouped)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "?key=********** answered 500" in shown
+    assert "s3cret" not in shown
+
+
 async def test_record_of_a_derived_class_reaches_the_sink() -> None:
     """It has what its own sink looks for."""
 
@@ -533,7 +569,7 @@ async def test_record_of_a_derived_class_reaches_the_sink() -> None:
     mine = Mine("1", at(1), "{}", "a")
     world = World()
     await world.run([record("0", 0), mine])
-    assert world.sink.rows["feed", "1", "a"] is mine
+    assert isinstance(world.sink.rows["feed", "1", "a"], Mine)
 
 
 async def test_source_that_never_waits_leaves_the_thread_of_the_sink_its_turn() -> None:

@@ -7,6 +7,7 @@ import gc
 import re
 import traceback
 import weakref
+from base64 import b64encode
 from dataclasses import dataclass
 from urllib.parse import quote, quote_plus
 
@@ -168,6 +169,15 @@ def test_group_of_errors_shows_no_secret(secret: str) -> None:
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
+def test_group_that_is_no_exception_ends_as_one(secret: str) -> None:
+    """A generator that is closed inside of a task group raises such a group."""
+    group = BaseExceptionGroup("two", [GeneratorExit(), ValueError(secret)])
+    named = pytest.raises(SourceError, match="BaseExceptionGroup: two")
+    with named as caught, errors_fit_to_show("own"):
+        raise group
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_error_of_the_package_keeps_its_class_and_its_facts(secret: str) -> None:
     """Retries and the command's exit code depend on them."""
     with pytest.raises(StorageResponseError) as caught, errors_fit_to_show("own"):
@@ -185,6 +195,22 @@ async def test_reject_that_quotes_a_secret_shows_none(secret: str) -> None:
     assert report.reasons == {"403 for **********": 1}
     assert sink.rejects == {("feed", "403 for **********", '["**********"]')}
     assert "s3cret" not in repr(storage.updates)
+
+
+async def test_password_is_shown_in_no_header_either(secret: str) -> None:
+    """Errors of aiohttp quote a request with all its headers; other headers stay readable."""
+    basic = b64encode(f"me:{secret}".encode()).decode()
+    other = b64encode(b"me:another").decode()
+    shown = re.escape(f"Basic ********** Basic {other} Basic words")
+    with pytest.raises(ValueError, match=shown), errors_fit_to_show("own"):
+        raise ValueError(f"Basic {basic} Basic {other} Basic words and more")
+
+
+async def test_secret_is_none_in_a_repr_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KeyError has the repr of its key for a text."""
+    monkeypatch.setenv("FEED_KEY", "it's a \"key\\")
+    secret = await resolve_secret("FEED_KEY", "own")
+    assert Reject.of(KeyError(secret), "").reason == "'**********'"
 
 
 @pytest.mark.parametrize("secret", ['quo"ted', r"back\slash"])
