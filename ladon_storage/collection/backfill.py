@@ -145,6 +145,7 @@ async def backfill(
         lease = None
         if first_collection:
             lease = await held.enter_async_context(_held(source, storage, run))
+            run = replace(run, confirm=lease.confirm)
         else:
             collect = beside_runs(collect, storage)
         await progress.read()
@@ -360,9 +361,12 @@ async def _hand_over(
 ) -> None:
     """Let the regular runs go on from the end of a complete first collection.
 
-    A source may deliver more than it was asked for, which proves nothing beyond the range.
+    A source may deliver more than it was asked for, which proves nothing beyond the range. Where
+    nothing is known to be collected, they begin where it began: their own lookback may begin later.
     """
-    candidate, run_id = min(latest(progress.candidate), progress.reached), lease.run_id
+    highest, run_id = latest(progress.candidate, progress.start), lease.run_id
+    candidate = min(highest, progress.reached)
+    await lease.confirm()
     async with Entered(sink):
         if isinstance(sink, SupportsPosition):
             position = Position(timestamp=candidate, origin=progress.start, run_id=run_id)

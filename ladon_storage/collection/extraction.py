@@ -92,6 +92,7 @@ class Extraction:
         self._run = run
         self._limits = run.limits
         self._lease = lease
+        self._confirm = lease.confirm if lease is not None else run.confirm
         self._counts = ExtractionCounts(
             is_first=start.durable in (None, EMPTY_WATERMARK, start.origin)
         )
@@ -264,8 +265,8 @@ class Extraction:
                 position = position.model_copy(update={"document": LISTED if had_some else None})
         moved = position if _differ(position, self._position) else None
         if len(page) or moved:
-            if self._lease is not None:
-                await self._lease.confirm()
+            if self._confirm is not None:
+                await self._confirm()
             result = await self._sink.write(
                 self._source.source_id, page, run_id=self._run.run_id, position=moved
             )

@@ -2,7 +2,8 @@
 
 - Each write carries the version tag of the write before it. So another writer in between, a faster
   run or an operator, wins, and the loser writes nothing more, not even `failed`.
-- Records are stored by a run that was awake: one that slept for a lease asks for the source first.
+- Records are stored by a run that was awake: one that slept, and whose lease is over, asks for the
+  source first.
 - A watermark with `running` that was written less than a lease ago belongs to that run. A live run
   writes it again three times a lease, so a killed run blocks others no longer than one lease.
 - The age of a write is by the service's clock alone: the time of the response and the time of the
@@ -18,13 +19,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from ladon_storage.collection.protocols import Run, SupportsHistory, WatermarkStore
+from ladon_storage.collection.protocols import (
+    MAX_LEASE,
+    Run,
+    SupportsHistory,
+    WatermarkStore,
+)
 from ladon_storage.collection.standby import Holder, Standby
 from ladon_storage.collection.stores import watermark_store
 from ladon_storage.collection.summaries import one_line
@@ -109,8 +116,10 @@ class SourceLease:
         self._writing = asyncio.Lock()
         self._conflict: WatermarkConflictError | None = None
         self._unanswered: WatermarkStatus | None = None
-        self._awake = monotonic()
-        self._sleeps = self._sleeps_outlasted = 0
+        self._awake = self._woken = monotonic()
+        """The last time at which this run was seen awake, and the end of its last sleep."""
+        self._held = -math.inf
+        """The time at which its last answered write was sent."""
 
     async def read(self) -> bool:
         """Read the watermark, and return whether the source is free for this run.
@@ -206,17 +215,17 @@ class SourceLease:
         written = stored.last_run_timestamp
         if stored.status != WatermarkStatus.RUNNING or written is None:
             return
-        holder, now = stored.run_id, self.now()
-        lease = self._lease
-        if stored.lease_seconds is not None:
-            lease = timedelta(seconds=stored.lease_seconds)
-        until = written + lease
+        holder, age = stored.run_id, self.now() - written
+        lease = lease_of(stored)
+        if lease is None:
+            lease = self._lease
         # The same run may begin again: Prefect repeats a run that crashed under its own id.
-        if holder == self.run_id or until <= now:
+        if holder == self.run_id or age >= lease:
             return
         # The service's clock was set back: a live run would have written again by now.
-        if self._heard is not None and written - lease > now:
+        if -age > (lease if self._heard is not None else MAX_LEASE):
             return
+        until = written + lease
         named = "another run" if holder is None else f"run {holder!r}"
         raise SourceBusyError(
             f"Source {self.source_id!r} is being collected by {named}, last heard of at "
@@ -288,6 +297,8 @@ class SourceLease:
                 yield
             finally:
                 waiting.cancel()  # before the last renewal is awaited: none may begin meanwhile
+            if beating is not None and self._etag is None:  # it may be stored after the outcome
+                await asyncio.wait({beating}, timeout=FAILURE_SECONDS)
         except GeneratorExit:  # a coroutine that is being closed cannot await
             if beating is not None:
                 beating.cancel()
@@ -323,7 +334,7 @@ class SourceLease:
             )
 
     async def confirm(self) -> None:
-        """Acquire the source again before a write to the sink, if this run slept for a lease.
+        """Acquire the source again before a write to the sink, if the lease ended in a sleep.
 
         One that was stopped, or suspended with its machine, may hold a page from before another
         run took over. One that was awake goes on, also where it could not renew its lease.
@@ -332,15 +343,15 @@ class SourceLease:
             WatermarkConflictError: Another run took over.
             StorageError: Whether one did is unknown.
         """
-        if self._sleeps > self._sleeps_outlasted or self._has_slept():
+        self._note_awake()
+        if self._woken > self._held and self._awake - self._held >= self._lease.total_seconds():
             await self._hold()
 
-    def _has_slept(self) -> bool:
-        return self._monotonic() - self._awake >= self._lease.total_seconds()
-
     def _note_awake(self) -> None:
-        self._sleeps += self._has_slept()
-        self._awake = self._monotonic()
+        now = self._monotonic()
+        if now - self._awake >= self._lease.total_seconds() / 2:  # a renewal is overdue by then
+            self._woken = now
+        self._awake = now
 
     async def checkpoint(self, timestamp: datetime, records: int) -> None:
         """Write the timestamp that is durable so far as `success`, and keep the source."""
@@ -404,7 +415,7 @@ class SourceLease:
 
         async with self._writing:
             self._note_awake()
-            sleeps = self._sleeps  # one during the request is not outlasted by its answer
+            asked = self._awake  # a sleep during the request is not over before its answer
             try:
                 try:
                     answer = await put()
@@ -417,7 +428,7 @@ class SourceLease:
             except BaseException:
                 self._unanswered = status
                 raise
-            self._unanswered, self._sleeps_outlasted = None, sleeps
+            self._unanswered, self._held = None, asked
             self._etag = answer.etag
             self._hear(answer)
             check_stored(answer, status, timestamp)
@@ -436,6 +447,14 @@ class SourceLease:
             return False
         self._etag, self._unanswered = stored.etag, None
         return True
+
+
+def lease_of(held: Watermark) -> timedelta | None:
+    """Return the lease that the holder of a source set, at most the longest that a run may have."""
+    seconds = held.lease_seconds
+    if seconds is None:
+        return None
+    return timedelta(seconds=min(seconds, MAX_LEASE.total_seconds()) if seconds > 0 else 0)
 
 
 def check_stored(answer: Watermark, status: WatermarkStatus | None, timestamp: datetime) -> None:

@@ -5,7 +5,7 @@ Any class with the methods is a part; there is no base class to inherit from.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -381,6 +381,7 @@ class Run:
         on_progress: Called after each page.
         asked: The range that the source is asked for, in a run that does not hold the watermark.
         stored: The range of records that such a run stores; it counts the others as skipped.
+        confirm: Called before such a run writes to the sink; raises where it must not.
         when_busy: The behaviour where another run holds the source.
 
     Raises:
@@ -393,6 +394,7 @@ class Run:
     on_progress: OnProgress | None = None
     asked: TimeRange = ALL_TIME
     stored: TimeRange = ALL_TIME
+    confirm: Callable[[], Awaitable[None]] | None = None
     when_busy: WhenBusy = "fail"
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ from ladon_storage.collection.foreign_errors import (
 )
 from ladon_storage.collection.garbage import objects_set_aside
 from ladon_storage.collection.lateness import Lateness
-from ladon_storage.collection.lease import SourceLease
+from ladon_storage.collection.lease import SourceLease, lease_of
 from ladon_storage.collection.ledger import Counts, ExtractionResult, Ledger, OnProgress
 from ladon_storage.collection.protocols import (
     Clock,
@@ -143,8 +143,8 @@ def beside_runs(extract: ExtractCallable, storage: WatermarkStore) -> ExtractCal
                 logging.WARNING,
                 source,
                 f"Source {source.source_id!r} was read {MOST_READINGS} times, changed records each "
-                "time, and was collected by regular runs meanwhile: a record may have an earlier "
-                "content. Read it again while no regular run does.",
+                "time, and may have been collected by regular runs meanwhile: a record may have an "
+                "earlier content. Read it again while no regular run does.",
             )
         return collected.model_copy(update=dict(counts))
 
@@ -155,17 +155,18 @@ def _is_alone(before: Watermark | None, after: Watermark | None) -> bool:
     """Return whether no regular run wrote the watermark in between, nor is at work now."""
     if before is None or after is None:
         return before is after
-    if (before.etag, before.last_run_timestamp) != (after.etag, after.last_run_timestamp):
+    written = before.etag, before.last_run_timestamp
+    if not any(written) or written != (after.etag, after.last_run_timestamp):
         return False
     return after.status != WatermarkStatus.RUNNING or _is_dead(after)
 
 
 def _is_dead(held: Watermark) -> bool:
     """Return whether the run that holds a source has not renewed its lease, and will not."""
-    now, written, lease = held.answered_at, held.last_run_timestamp, held.lease_seconds
+    now, written, lease = held.answered_at, held.last_run_timestamp, lease_of(held)
     if now is None or written is None or lease is None:
         return False
-    return written + timedelta(seconds=lease) <= now
+    return now - written >= lease
 
 
 async def run(

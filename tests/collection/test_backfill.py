@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ladon_storage.collection.backfill import BackfillReport, backfill
+from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.protocols import Limits, Run
 from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page
@@ -26,7 +27,7 @@ from ladon_storage.errors import (
     StorageConnectionError,
     WatermarkConflictError,
 )
-from ladon_storage.models import EMPTY_WATERMARK
+from ladon_storage.testing.clock import FakeClock
 from ladon_storage.testing.doubles import (
     MemorySink,
     RememberingSink,
@@ -394,8 +395,9 @@ async def test_candidate_of_the_last_attempt_is_not_all_there_is() -> None:
     assert storage.stored["feed"].last_successful_timestamp == START + 8 * DAY + DAY / 2
 
 
-async def test_first_collection_of_nothing_is_one() -> None:
-    """A range without records leaves the mark of a source that is collected and empty."""
+@pytest.mark.parametrize("sink", [RememberingSink, MemorySink])
+async def test_first_collection_of_nothing_is_one(sink: type[MemorySink]) -> None:
+    """The regular runs read its range again: their own lookback would begin after its end."""
 
     class Empty(Archive):
         async def pages(
@@ -403,9 +405,58 @@ async def test_first_collection_of_nothing_is_one() -> None:
         ) -> AsyncIterator[Page]:
             yield Page()
 
-    storage = kept()
-    await read(Empty(), storage, first_collection=True)
-    assert storage.stored["feed"].last_successful_timestamp == EMPTY_WATERMARK
+    storage, records = kept(), sink()
+    await read(Empty(), storage, records, first_collection=True)
+    assert storage.stored["feed"].last_successful_timestamp == START
+    source = Archive()
+    after = await run(
+        source, records, storage, run_id="regular", clock=lambda: NOW,
+        limits=Limits(initial_lookback=timedelta(days=1)),
+    )  # fmt: skip
+    assert after.start == START - source.overlap
+    assert after.records_new == 30
+
+
+async def test_first_collection_that_slept_stores_nothing_over_who_took_over() -> None:
+    """Another run may hold the source by then, and have its records in a later state."""
+    storage, sink, clock = kept(), RememberingSink(), FakeClock()
+
+    class Sleeping(Archive):
+        """A source whose process is stopped for an hour when it has its second answer."""
+
+        async def pages(
+            self, start: datetime | None, until: datetime | None
+        ) -> AsyncIterator[Page]:
+            async for page in super().pages(start, until):
+                if len(self.asked) == 2:
+                    clock.advance(3_600)
+                    storage.put("feed", status="running", last_run_timestamp=NOW, run_id="other")
+                yield page
+
+    lease = partial(SourceLease, monotonic=clock)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ladon_storage.collection.backfill.SourceLease", lease)
+        with pytest.raises(WatermarkConflictError, match="run 'other'"):
+            await read(Sleeping(), storage, sink, first_collection=True)
+    assert sink.ids == ["001"]
+    assert await sink.position("feed") is None
+
+
+async def test_first_collection_that_slept_hands_nothing_over() -> None:
+    """Its position would be behind that of the run which took over."""
+    storage, sink, clock = kept(), RememberingSink(), FakeClock()
+
+    def sleep() -> None:
+        clock.advance(3_600)
+        storage.put("feed", status="running", last_run_timestamp=NOW, run_id="other")
+
+    storage.plan("success", sleep)
+    with pytest.MonkeyPatch.context() as patch:
+        lease = partial(SourceLease, monotonic=clock)
+        patch.setattr("ladon_storage.collection.backfill.SourceLease", lease)
+        with pytest.raises(WatermarkConflictError, match="run 'other'"):
+            await read(Archive(), storage, sink, days=1, first_collection=True)
+    assert await sink.position("feed") is None
 
 
 class Generous(Archive):

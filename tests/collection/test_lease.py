@@ -345,6 +345,77 @@ async def test_sleep_is_counted_from_the_last_renewal_and_not_from_the_last_page
         await lease.confirm()
 
 
+async def test_sleep_after_a_renewal_that_failed_may_end_the_lease_sooner() -> None:
+    """What counts is the last write that the service answered, not the length of the sleep."""
+    storage, clock = ScriptedStorage(), FakeClock()
+    limits = Limits(lease=timedelta(seconds=60))
+    lease = SourceLease(storage, "feed", Run("run-1", limits, lambda: NOW), monotonic=clock)
+    await lease.read()
+    await lease.begin()
+    storage.plan("running", StorageConnectionError("no answer"))
+    clock.advance(20)
+    with pytest.raises(StorageConnectionError):
+        await lease._hold()
+    clock.advance(39)
+    await lease.confirm()  # the lease has a second left
+    clock.advance(1)
+    running(storage, seconds_ago=0)
+    with pytest.raises(WatermarkConflictError):
+        await lease.confirm()
+
+
+async def test_outage_of_the_service_ends_no_run_that_is_awake() -> None:
+    """Its renewals fail, and its pages are stored: nobody else can take over meanwhile."""
+    storage, clock = ScriptedStorage(), FakeClock()
+    limits = Limits(lease=timedelta(seconds=60))
+    lease = SourceLease(storage, "feed", Run("run-1", limits, lambda: NOW), monotonic=clock)
+    await lease.read()
+    await lease.begin()
+    storage.plan("running", *[StorageConnectionError("no answer")] * 9)
+    for _ in range(9):
+        clock.advance(20)
+        with pytest.raises(StorageConnectionError):
+            await lease._hold()
+        await lease.confirm()
+
+
+async def test_renewal_is_not_stored_after_the_outcome() -> None:
+    """A service without versions takes writes in any order, and would say running for a lease."""
+    storage, sent, told = ScriptedStorage(etags=False), asyncio.Event(), asyncio.Event()
+    lease = SourceLease(storage, "feed", Run("run-1", QUICK, lambda: NOW))
+    await lease.read()
+    await lease.begin()
+
+    async def on_its_way() -> None:
+        async def arrive() -> None:  # whatever becomes of the request
+            await told.wait()
+            running(storage, seconds_ago=0, run_id="run-1")
+
+        sent.set()
+        await asyncio.shield(asyncio.create_task(arrive()))
+
+    storage.plan("running", on_its_way)
+    async with lease.renewed():
+        await sent.wait()
+        asyncio.get_running_loop().call_later(0.01, told.set)
+    await lease.commit(at(1), 1)
+    await told.wait()
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert storage.stored["feed"].status == "success"
+
+
+@pytest.mark.parametrize(
+    "written", [datetime.max.replace(tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)]
+)
+async def test_time_at_the_end_of_the_calendar_holds_nothing(written: datetime) -> None:
+    """No run wrote it, and the source is collected."""
+    storage = ScriptedStorage()
+    storage.put("feed", status="running", last_run_timestamp=written, lease_seconds=1e300)
+    await collected(storage, [record("1", 1)])
+    assert storage.stored["feed"].status == "success"
+
+
 async def test_answer_from_before_a_sleep_confirms_nothing() -> None:
     """A renewal was under way; what was stored meanwhile is younger than its answer."""
     storage, clock = ScriptedStorage(), FakeClock()
