@@ -225,6 +225,15 @@ async def test_start_of_the_address_stays_where_a_cursor_has_its_name(play: Play
         assert await collected(found.source()) == NUMBERS
 
 
+async def test_next_page_is_tried_with_the_end_of_the_address() -> None:
+    """With another end there are other records, which are no next page."""
+    async with served(_bounded) as feed:
+        found = await guess(feed.at("items?since=2024-01-01T00:00:00Z&until=2024-03-04T00:00:00Z"))
+        assert "paging" not in found.settings, found.toml
+        assert len(feed.requests) > 1
+        assert all("until=2024-03-04" in each for each in feed.requests)
+
+
 def _from(name: str, first: int = 0, size: int = 10) -> Callable[[Asked], tuple[int, int]]:
     """Return what reads the position of a page, and the next one, from a parameter."""
 
