@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from errno import ENOSPC
+from errno import EACCES, ENAMETOOLONG, ENOSPC
 from typing import TYPE_CHECKING, TextIO
 
 from ladon_storage.errors import ConfigurationError, LadonStorageError
@@ -123,6 +123,12 @@ def _main(arguments: Sequence[str] | None) -> int:
         if isinstance(error, OSError) and error.errno == ENOSPC and error.filename is None:
             _say(f"The output cannot be written ({error.strerror}). Make room, and run it again.")
             return FAILED
+        if isinstance(error, OSError) and error.errno in (EACCES, ENAMETOOLONG) and error.filename:
+            _say(
+                f"{str(error.filename)[:100]!r} cannot be used ({error.strerror}). Name another "
+                "file or folder."
+            )
+            return USAGE
         from ladon_storage.cli.output import said
 
         _say(f"{said(error)}. Set {TRACEBACK_VARIABLE}=1 to see where it comes from.")

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import re
 import socket
 import sys
 from asyncio.subprocess import STDOUT, Process
@@ -194,13 +195,20 @@ async def _up(described: Described, folder: Path, prefect_port: int, storage_por
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[IO[str]]:
     """Lock a folder against a second start in it, and yield the file, which names who keeps it."""
-    with (folder / "lock").open("a+") as lock:
+    file = folder / "lock"
+    with contextlib.ExitStack() as opened:
         try:
+            lock = opened.enter_context(file.open("a+", encoding="utf-8", errors="replace"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ConfigurationError(
                 f"It is up already, in {folder}{_keepers(lock)}; end that one first, or give "
                 "another --folder."
+            ) from None
+        except OSError as error:
+            raise ConfigurationError(
+                f"The file {str(file)!r} cannot be locked ({error.strerror or error}); move it "
+                "away, or give another --folder."
             ) from None
         lock.truncate(0)
         print(os.getpid(), "up", file=lock, flush=True)
@@ -210,8 +218,9 @@ def held(folder: Path) -> Iterator[IO[str]]:
 def _keepers(lock: IO[str]) -> str:
     """Return the processes of a lock that still run, worded for an error."""
     lock.seek(0)
-    named = (line.partition(" ") for line in lock.read().splitlines())
-    running = [f"{name} ({pid})" for pid, _, name in named if _runs(int(pid))]
+    # A file that another program wrote names none, and 0 would be this process's own group.
+    named = re.findall(r"^([1-9][0-9]{0,8}) ([A-Za-z ]+)$", lock.read(), re.MULTILINE)
+    running = [f"{name} ({pid})" for pid, name in named if _runs(int(pid))]
     return f", by the processes {', '.join(running)}" if running else ""
 
 

@@ -234,8 +234,11 @@ class _Attempt:
         return await source.fetch(self._http, step)
 
     def _source(self, proposal: Proposal) -> RestApi:
-        # The key is in the requests already, and its name is not needed.
-        named = {k: v for k, v in self._settings.items() if not k.startswith("key_")}
+        # The key is in the requests already, and its name is not needed. The end is the address's
+        # own, as in the first answer: with another there may be other records.
+        named = {
+            k: v for k, v in self._settings.items() if not k.startswith("key_") and k != "until"
+        }
         settings = without_paging(named, proposal)
         settings.pop("key", None)
         source = source_from(settings)

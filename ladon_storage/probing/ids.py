@@ -29,8 +29,9 @@ _NAMES: tuple[tuple[str, int], ...] = (
      r"(u?u?id|guid|s?id)", 20),
     (r"id", 100),
     (r"_id|uuid|guid", 95),
-    (r"uid|objectid|recordid|itemid|eventid|nodeid|rowid|pk", 90),
-    (r".*(uuid|guid)|unique(id|identifier|qualifier|key)", 85),
+    (r"uid|objectid|recordid|itemid|eventid|nodeid|rowid|pk|unique(id|identifier|qualifier|key)",
+     90),
+    (r".*(uuid|guid)", 85),
     (r".*id", 80),
     (r"sha512(hash)?|sha256(hash)?|sha1(hash)?|md5(hash)?|hash|digest|fingerprint|checksum", 60),
     (r".*(key|code|slug|number|accession|iid|ref|reference|identifier|handle)", 52),
@@ -43,8 +44,9 @@ _NAMES: tuple[tuple[str, int], ...] = (
 )  # fmt: skip
 _TEXTUAL = re.compile(r"title|description|summary|comment|body|text|message|note|content|details")
 _SLACK = re.compile(r"1\d{9}\.\d{6}")
-_CALLED_ID, _LASTING, _ALONE, _PART = 80, 50, 25, 15
-"""Ranks from which a field is called an id, is permanent, is an id alone, or may be a part."""
+_OWN_ID, _CALLED_ID, _LASTING, _ALONE, _PART = 90, 80, 50, 25, 15
+"""Ranks from which a field is the record's own id, is called an id, is permanent, is an id alone,
+or may be a part. What is only called an id, such as camera_id, may be that of something else."""
 
 _ENOUGH = 10
 """The number of records from which unique values of any field are no coincidence."""
@@ -104,6 +106,8 @@ def find_id(items: Sequence[dict[str, Any]], times: Times) -> Id:
     if path is not None:
         if fields[path] < _LASTING:
             doubts += (f"whether {path} stays the same when a record changes",)
+        elif _CALLED_ID <= fields[path] < _OWN_ID and len(items) > 1:
+            doubts += (f"whether {path} is unique in all records: it is in these",)
         return Id((path,), f"{path} is in each record, and differs", doubts)
     parts = [path for path, rank in fields.items() if rank >= _PART]
     combined = _combined(items, parts, ()) or _combined(items, parts, times.fields)
@@ -145,7 +149,7 @@ def _ranked(items: Sequence[dict[str, Any]], times: Times) -> dict[str, int]:
         if not all(map(_is_usable, values)):
             continue
         if all(isinstance(each, str) and _SLACK.fullmatch(each) for each in values):
-            ranked[path] = _CALLED_ID  # the time of a message is its id there
+            ranked[path] = _OWN_ID  # the time of a message is its id there
         elif path not in times.fields and (rank := _rank(path, wrapper)) > 0:
             ranked[path] = rank
     return dict(sorted(ranked.items(), key=lambda each: -each[1]))

@@ -16,7 +16,7 @@ from ladon_storage.probing.ids import find_id
 from ladon_storage.probing.ranges import bounds_of
 from ladon_storage.probing.records import Candidate, empty_lists, find_records, sampled, spread
 from ladon_storage.probing.signs import Evidence, Proposal, without_paging
-from ladon_storage.probing.times import Times, find_times
+from ladon_storage.probing.times import Times, find_times, is_of_making
 from ladon_storage.sources import RestApi, source_from
 from ladon_storage.sources.http.client import HttpResponse, SourceHttp
 from ladon_storage.sources.json.items import value_at
@@ -236,6 +236,12 @@ def _set_fields(draft: Draft, candidate: Candidate, items: Sequence[dict[str, An
         found = find_id(items, times)
         draft.set("id", found.setting, found.reason)
         draft.field_doubts += found.doubts
+    since = draft.settings.get("since", {}).get("parameter", "")
+    if times.change and is_of_making(since):
+        draft.field_doubts.append(
+            f"whether {since} also finds a record whose {times.paths[0]} changed: if it goes by "
+            f"the time at which records are made, set since to a parameter of {times.paths[0]}"
+        )
     draft.set("timestamps", list(times.paths), times.reason)
     if times.forms != ("iso",):
         forms = times.forms[0] if len(times.forms) == 1 else list(times.forms)

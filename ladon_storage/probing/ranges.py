@@ -33,6 +33,11 @@ _FORMS: tuple[tuple[str, str], ...] = (
 )
 
 
+def form_of(value: str) -> str | None:
+    """Return the format of a parameter's value that is a time; ``None``: it is none."""
+    return next((form for pattern, form in _FORMS if re.fullmatch(pattern, value)), None)
+
+
 def bounds_of(url: URL) -> tuple[dict[str, dict[str, Any]], str]:
     """Return the settings ``since`` and ``until``, and a parameter with a time for neither.
 
@@ -42,7 +47,7 @@ def bounds_of(url: URL) -> tuple[dict[str, dict[str, Any]], str]:
     bounds: dict[str, dict[str, Any]] = {}
     kept = ""
     for name, value in url.query.items():
-        form = next((form for pattern, form in _FORMS if re.fullmatch(pattern, value)), None)
+        form = form_of(value)
         if form is None:
             continue
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from yarl import URL
 
+from ladon_storage.probing.ranges import form_of
 from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.rest.names import names, plain
 from ladon_storage.sources.rest.page_metadata import promise
@@ -76,9 +77,12 @@ class Proposal:
 
 
 def without_paging(settings: Mapping[str, Any], proposal: Proposal) -> dict[str, Any]:
-    """Return settings whose URL and body lack the pagination's parameters."""
+    """Return settings whose URL and body lack the pagination's parameters.
+
+    A time stays in the URL: the range begins there, also where a cursor has the same name.
+    """
     url = URL(settings["url"])
-    left = [(k, v) for k, v in url.query.items() if k.strip() not in proposal.drops]
+    left = [(k, v) for k, v in url.query.items() if k.strip() not in proposal.drops or form_of(v)]
     settings = {**settings, "url": str(url.with_query(left)), **proposal.changes}
     if isinstance(settings.get("body"), dict) and proposal.paging.get("location") == "body":
         body = {k: v for k, v in settings["body"].items() if k not in proposal.drops}

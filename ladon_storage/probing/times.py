@@ -86,8 +86,8 @@ _OTHERS = re.compile(
     r"customer|member|sender|repository|project|channel|source$|latest|previous|license"
 )
 
-_CHANGING = 40
-"""The rank from which a time changes with the record."""
+_CHANGING, _OWN, _MADE = 40, 30, 20
+"""The ranks from which a time changes with the record, is that of the record, or of its making."""
 
 _LEAST_READ = 0.9
 """The minimum share of a field's values that can be read as times."""
@@ -153,6 +153,15 @@ def meaning_of(path: str) -> tuple[int, str]:
         if re.search(pattern, name):
             return rank + 2 * bool(re.search(r"gmt|utc", name)), meaning
     return 0, ""
+
+
+def is_of_making(name: str) -> bool:
+    """Return whether a name is that of a time at which a record was made.
+
+    >>> is_of_making("created_after"), is_of_making("updated_after"), is_of_making("since")
+    (True, False, False)
+    """
+    return _MADE <= meaning_of(name)[0] < _OWN
 
 
 def is_filler(value: object) -> bool:

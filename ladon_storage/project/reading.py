@@ -96,6 +96,11 @@ def read(file: Path) -> dict[str, Any]:
     for name in ("storage", "defaults", "collect_many"):
         if name in document:
             tables[name] = _table_of(file, name, document[name], folder)
+    storage = document.get("storage", {})
+    if storage and "url" not in storage:
+        others = ", ".join(storage)
+        text = f"is missing, without which {others} would be ignored. Set it, or remove the others"
+        raise error_at(file, "storage", Problem("url", text))
     defaults = document.get("defaults", {})
     for name in ("sinks", "sources"):
         tables[name] = {}

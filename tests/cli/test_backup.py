@@ -149,3 +149,43 @@ def test_fault_of_a_copy_names_the_file_that_has_it(
     assert full.code == 2
     assert "copy 'copy.db' could not be written (No space left on device)" in full.sentence
     assert "v.db" not in full.sentence
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["backup", "N", "--database", "w.db"],
+        ["backup", "copy.db", "--database", "N"],
+        ["tokens", "list", "--database", "N"],
+        ["migrate", "--database", "N/w.db"],
+        ["watermarks", "list", "--storage", "sqlite:///N"],
+        ["up", "--table", "N"],
+        ["up", "--folder", "N"],
+        ["source", "guess", "--sample", "N"],
+        ["collect", "N"],
+        ["deploy", "--dry-run", "--file", "N"],
+    ],
+    ids=lambda verb: " ".join(verb),
+)
+def test_name_that_no_file_system_takes_is_wrong_usage(ladon: Command, verb: list[str]) -> None:
+    """Whichever command it is given to says so in a sentence, and not as an error of Python's."""
+    ladon.write("ladon.toml", '[sources.kev]\nkind = "kev"\n')
+    assert ladon("migrate", "--database", "w.db").code == 0
+    called = ladon(*(each.replace("N", "n" * 300) for each in verb))
+    assert (called.code, "Errno" in called.err) == (2, False)
+    assert called.sentence.endswith(".")
+
+
+def test_folder_that_may_not_be_looked_into_is_wrong_usage(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python raises where it cannot know whether there is such a file."""
+    assert ladon("migrate", "--database", "w.db").code == 0
+
+    def refuse(file: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    called = ladon("backup", "closed/copy.db", "--database", "w.db")
+    assert called.code == 2
+    assert "'closed/copy.db' cannot be used (Permission denied). Name another" in called.sentence

@@ -9,6 +9,7 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import suppress
+from errno import EACCES, ENOLCK
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,48 @@ async def test_parts_of_up_end_when_it_is_killed(tmp_path: Path) -> None:
         await process.wait()
         with suppress(ProcessLookupError):
             os.kill(part, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "up 1", "0 up", "-1 up", f"{10**30} up", "\x00\xff up", "1 \x1b[31mup", "1"]
+)
+def test_lock_with_any_text_says_that_it_is_up(tmp_path: Path, text: str) -> None:
+    """It names no process that is none of its own, and the text is not repeated."""
+    with (tmp_path / "lock").open("wb") as lock:
+        lock.write(text.encode("latin-1"))
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConfigurationError) as caught, held(tmp_path):
+            pass
+    assert str(caught.value) == (
+        f"It is up already, in {tmp_path}; end that one first, or give another --folder."
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(EACCES, "Permission denied"), "Permission denied"),
+        (OSError(ENOLCK, "No locks available"), "No locks available"),
+        (None, "Is a directory"),
+    ],
+)
+def test_lock_that_cannot_be_had_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError | None, reason: str
+) -> None:
+    """A folder of its name, no right and a file system without locks are not another start."""
+
+    def refuse(*_: object) -> None:
+        raise error or AssertionError("it is not opened")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    if error is None:
+        (tmp_path / "lock").mkdir()
+    with (
+        pytest.raises(ConfigurationError, match=f"cannot be locked .{reason}.; move it away"),
+        held(tmp_path),
+    ):
+        pass
 
 
 async def test_part_that_goes_on_is_named_and_refuses_the_next_up(tmp_path: Path) -> None:

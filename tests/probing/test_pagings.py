@@ -201,6 +201,39 @@ async def test_first_run_asks_for_the_range_that_was_tried(play: Play, more: str
         assert len(feed.requests) == asked
 
 
+def _cursor_is_the_start(_: str, asked: Asked) -> Answer:
+    after = asked.query.get("after", ROWS[-5]["updated_at"])
+    found = [each for each in ROWS if each["updated_at"] >= after]
+    more = len(found) > 10
+    return answer({"items": found[:10], "next": found[10]["updated_at"] if more else None})
+
+
+def _last_id_is_the_start(_: str, asked: Asked) -> Answer:
+    after = asked.query.get("after", ROWS[-5]["updated_at"])
+    by_id = after.isdecimal()
+    found = [e for e in ROWS if (e["id"] > int(after) if by_id else e["updated_at"] >= after)]
+    return answer({"items": found[:10], "has_more": len(found) > 10})
+
+
+@pytest.mark.parametrize("play", [_cursor_is_the_start, _last_id_is_the_start])
+async def test_start_of_the_address_stays_where_a_cursor_has_its_name(play: Play) -> None:
+    """Without it the first run would begin where the API begins by itself."""
+    async with served(play) as feed:
+        found = await guess(feed.at("items?after=2024-01-01T00:00:00Z"))
+        assert found.settings["paging"]["parameter"] == "after"
+        assert "after=2024-01-01T00:00:00Z" in found.settings["url"]
+        assert await collected(found.source()) == NUMBERS
+
+
+async def test_next_page_is_tried_with_the_end_of_the_address() -> None:
+    """With another end there are other records, which are no next page."""
+    async with served(_bounded) as feed:
+        found = await guess(feed.at("items?since=2024-01-01T00:00:00Z&until=2024-03-04T00:00:00Z"))
+        assert "paging" not in found.settings, found.toml
+        assert len(feed.requests) > 1
+        assert all("until=2024-03-04" in each for each in feed.requests)
+
+
 def _from(name: str, first: int = 0, size: int = 10) -> Callable[[Asked], tuple[int, int]]:
     """Return what reads the position of a page, and the next one, from a parameter."""
 

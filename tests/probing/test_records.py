@@ -142,6 +142,20 @@ async def test_records_that_share_an_id_are_an_open_question() -> None:
     assert "whether records that share id (22 of 23) are versions of one" in found.unsure
 
 
+@pytest.mark.parametrize(
+    ("name", "is_open"),
+    [("camera_id", True), ("deviceUuid", True), ("id", False), ("event_id", False)],
+)
+async def test_id_that_may_be_of_something_else_is_an_open_question(
+    name: str, is_open: bool
+) -> None:
+    """Each camera may have one record today, and two tomorrow."""
+    ids: dict[str, Any] = {name: uuid}
+    found = await proposed(always({"items": rows(**ids, time=iso, plate=uuid)}))
+    assert found.settings["id"] == name
+    assert (f"whether {name} is unique in all records: it is in these" in found.unsure) == is_open
+
+
 async def test_ids_that_repeat_on_the_second_page_are_no_ids() -> None:
     """What is unique on one page alone is not taken."""
     items = rows(id=lambda n: n % 10, key=uuid, at=iso(1))

@@ -268,6 +268,7 @@ REST = '[sources.r]\nkind = "rest"\nurl = "https://x.example"\ntimestamps = ["at
         (REST + "overlap = true", "[sources.r] overlap: should be a number or a text such as PT1H"),
         (REST + 'paging = {kind = "page", page_size = true}', "[sources.r.paging] page_size: shou"),
         (KEV + "connection.timeout = true", "[sources.kev.connection] timeout: should be a number"),
+        ("[storage]\ntimeout = 5\ntoken = 'T'", "[storage] url: is missing, without which timeout"),
         ("[storage]\ntimeout = true", "[storage] timeout: should be a number, not true or false."),
         ("[collect_many]\nspread = true", "[collect_many] spread: Input should be a valid integer"),
         (REST + 'paging.kind = "offsett"', "[sources.r.paging] kind: should be one of 'none', "),
