@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ladon_storage import errors
 from ladon_storage.collection.protocols import Sink
 from ladon_storage.errors import (
     CollectionError,
@@ -28,9 +29,6 @@ from ladon_storage.errors import (
 
 _LIBRARIES = tuple(map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 
-_MOST = 100
-"""The most errors of a chain that are looked at; it may be a circle."""
-
 
 @contextmanager
 def errors_fit_to_show(source_id: str) -> Iterator[None]:
@@ -42,10 +40,10 @@ def errors_fit_to_show(source_id: str) -> Iterator[None]:
     try:
         yield
     except (Exception, BaseExceptionGroup) as error:
-        causes = list(_chain(error))[1:]
+        causes = _chain(error)[1:]
         for each in (error, *causes):
             _make_fit(each)
-        is_fit = _is_fit(error) or isinstance(error, LadonStorageError)
+        is_fit = _is_fit(error) or _is_own(error)
         if is_fit and all(map(_is_fit, causes)) and isinstance(error, Exception):
             raise
         if is_fit and not isinstance(error, BaseExceptionGroup):
@@ -111,35 +109,45 @@ def place_of(error: BaseException) -> str:
     return f"{Path(place.filename).name}, line {place.lineno}"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, its causes, and the members of a group."""
+def _is_own(error: BaseException) -> bool:
+    """Return whether an error is of a class of this package, whose texts are fit."""
+    return isinstance(error, LadonStorageError) and type(error).__module__ == errors.__name__
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error, its causes, and the members of a group, each once: it may be a circle."""
+    found: dict[int, BaseException] = {}
     left: list[BaseException | None] = [error]
-    for _ in range(_MOST):
-        if not left:
-            return
+    while left:
         each = left.pop()
-        if each is None:
+        if each is None or id(each) in found:
             continue
-        yield each
+        found[id(each)] = each
         if isinstance(each, BaseExceptionGroup):
             left += each.exceptions
         left += [each.__cause__, each.__context__]
+    return list(found.values())
 
 
 def _make_fit(error: BaseException) -> None:
-    with suppress(Exception):  # a custom class may forbid it: see `errors_fit_to_show`
+    # A custom class may forbid any of it: see `errors_fit_to_show`.
+    with suppress(Exception):
         error.args = tuple(visible(each) if isinstance(each, str) else each for each in error.args)
-        if isinstance(message := getattr(error, "message", None), str):
-            vars(error)["message"] = visible(message)
-        if isinstance(error, OSError) and isinstance(error.strerror, str):
-            error.strerror = visible(error.strerror)
+    for name in ("message", "strerror", "msg", "text"):  # of an OSError, of a SyntaxError
+        with suppress(Exception):
+            if isinstance(said := getattr(error, name, None), str):
+                setattr(error, name, visible(said))
+    with suppress(Exception):
         error.__notes__ = [visible(each) for each in error.__notes__]
 
 
 def _is_fit(error: BaseException) -> bool:
     try:
         said = str(error)
+        shown = "".join(traceback.format_exception_only(error))
     except Exception:
+        return False
+    if shown != without_secrets(shown):
         return False
     if said != without_secrets(said):
         return False

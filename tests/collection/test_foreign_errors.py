@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import html
+import json
 import re
 import traceback
 import weakref
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
+from yarl import URL
 
 from ladon_storage.collection.credentials import resolve_secret
 from ladon_storage.collection.foreign_errors import cancellations_checked, errors_fit_to_show
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import run
-from ladon_storage.errors import CollectionError, SourceError, StorageResponseError
+from ladon_storage.errors import (
+    CollectionError,
+    SourceError,
+    StorageResponseError,
+    without_secrets,
+)
 from ladon_storage.testing.doubles import (
     RememberingSink,
     ScriptedSource,
@@ -178,6 +188,56 @@ def test_group_that_is_no_exception_ends_as_one(secret: str) -> None:
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
+def test_causes_without_end_show_no_secret(secret: str) -> None:
+    """Each of many requests fails for a cause, which is its context, too."""
+
+    def failed(depth: int) -> Exception:
+        error = RuntimeError(f"{depth}: {secret}")
+        if depth:
+            error.__cause__ = error.__context__ = failed(depth - 1)
+        return error
+
+    with pytest.raises(ExceptionGroup) as caught, errors_fit_to_show("own"):
+        raise ExceptionGroup("all failed", [failed(9) for _ in range(30)])
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+@dataclass(frozen=True)
+class _FrozenError(Exception):
+    """An error to which nothing can be assigned, not even a note."""
+
+    text: str
+
+
+def _noted(secret: str) -> Exception:
+    error = _FrozenError("refused")
+    vars(error)["__notes__"] = [f"sent {secret}"]
+    return error
+
+
+class _OwnError(SourceError):
+    """An error of a source of one's own, with a text of its own."""
+
+    def __str__(self) -> str:
+        return f"refused {self.source_id}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        _noted,
+        lambda secret: SyntaxError("odd", ("answer", 1, 1, f"key = {secret}")),
+        lambda secret: _OwnError("refused", secret),
+    ],
+    ids=["note", "line", "subclass"],
+)
+def test_no_part_of_an_error_shows_a_secret(error: Any, secret: str) -> None:
+    """A traceback prints its notes, and the line of a syntax error."""
+    with pytest.raises((SourceError, SyntaxError)) as caught, errors_fit_to_show("own"):
+        raise error(secret)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_error_of_the_package_keeps_its_class_and_its_facts(secret: str) -> None:
     """Retries and the command's exit code depend on them."""
     with pytest.raises(StorageResponseError) as caught, errors_fit_to_show("own"):
@@ -195,6 +255,31 @@ async def test_reject_that_quotes_a_secret_shows_none(secret: str) -> None:
     assert report.reasons == {"403 for **********": 1}
     assert sink.rejects == {("feed", "403 for **********", '["**********"]')}
     assert "s3cret" not in repr(storage.updates)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        lambda key: str(URL("http://h/").with_query(key=key)),
+        lambda key: re.sub("%..", lambda found: found[0].lower(), quote(key, safe="")),
+        lambda key: json.dumps(json.dumps(key)),
+        lambda key: json.dumps(key).replace("/", r"\/"),
+        lambda key: repr({"key": key}),
+        lambda key: repr(key.encode()),
+        lambda key: html.escape(key),
+        lambda key: f"basic {b64encode(f'me:{key}'.encode()).decode()}",
+    ],
+    ids=["yarl", "lower", "json twice", "php", "repr", "bytes", "html", "basic"],
+)
+async def test_key_is_masked_in_each_encoding_in_which_a_text_repeats_it(
+    encoded: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it stays to be read."""
+    monkeypatch.setenv("FEED_KEY", "Pa$$/it's a\"word+1<")
+    key = await resolve_secret("FEED_KEY", "own")
+    shown = without_secrets(encoded(key))
+    assert "**********" in shown
+    assert not re.search("Pa|word|1", shown)
 
 
 async def test_password_is_shown_in_no_header_either(secret: str) -> None:
