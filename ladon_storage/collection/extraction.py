@@ -233,7 +233,8 @@ class Extraction:
                 self._source,
                 f"Source {self._source.source_id!r} declares that its pages come in order, and "
                 f"{min(times).isoformat()} comes after {counts.highest}; it is read to its "
-                "end before anything more is promoted. Do not declare an order.",
+                "end before anything more is promoted. Where its settings or its class declare the "
+                "order, take that out.",
             )
         if last is not None and (counts.highest is None or last > counts.highest):
             counts.highest = last

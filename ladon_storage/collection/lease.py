@@ -21,7 +21,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -114,12 +114,15 @@ class SourceLease:
         self._clock = run.clock
         self._etag: str | None = None
         self._writing = asyncio.Lock()
+        self._is_over = False
         self._conflict: WatermarkConflictError | None = None
         self._unanswered: WatermarkStatus | None = None
         self._awake = self._woken = monotonic()
         """The last time at which this run was seen awake, and the end of its last sleep."""
         self._held = -math.inf
         """The time at which its last answered write was sent."""
+        self._answer: Watermark | None = None
+        """The answer to that write."""
 
     async def read(self) -> bool:
         """Read the watermark, and return whether the source is free for this run.
@@ -285,6 +288,8 @@ class SourceLease:
 
         def beat() -> None:
             nonlocal beating, waiting
+            if self._is_over:
+                return
             self._note_awake()
             if self._conflict is None and (beating is None or beating.done()):
                 beating = asyncio.create_task(self._renew(owner), name=f"lease of {self.source_id}")
@@ -297,8 +302,6 @@ class SourceLease:
                 yield
             finally:
                 waiting.cancel()  # before the last renewal is awaited: none may begin meanwhile
-            if beating is not None and self._etag is None:  # it may be stored after the outcome
-                await asyncio.wait({beating}, timeout=FAILURE_SECONDS)
         except GeneratorExit:  # a coroutine that is being closed cannot await
             if beating is not None:
                 beating.cancel()
@@ -320,7 +323,8 @@ class SourceLease:
 
     async def _renew(self, owner: asyncio.Task[object]) -> None:
         try:
-            await self._hold()
+            if not self._is_over:
+                await self._hold()
         except WatermarkConflictError as conflict:
             self._conflict = conflict
             owner.cancel()
@@ -344,8 +348,13 @@ class SourceLease:
             StorageError: Whether one did is unknown.
         """
         self._note_awake()
-        if self._woken > self._held and self._awake - self._held >= self._lease.total_seconds():
+        if self._ended_asleep:
             await self._hold()
+
+    @property
+    def _ended_asleep(self) -> bool:
+        """Whether the lease ended, and this run slept since its last answered write."""
+        return self._woken > self._held and self._awake - self._held >= self._lease.total_seconds()
 
     def _note_awake(self) -> None:
         now = self._monotonic()
@@ -362,6 +371,7 @@ class SourceLease:
         self, timestamp: datetime, records: int, ledger: Mapping[str, Any] | None = None
     ) -> None:
         """Write `success` and the run's ledger, and release the source."""
+        self._is_over = True
         await self._write(
             WatermarkStatus.SUCCESS, timestamp, records_collected=records, ledger=ledger
         )
@@ -374,6 +384,7 @@ class SourceLease:
         """
         if self._is_standing_by:
             return
+        self._is_over = True
         message = one_line(error, _LONGEST_ERROR)
         writing = asyncio.ensure_future(
             self._write(WatermarkStatus.FAILED, self.now(), error_message=message, ledger=ledger)
@@ -407,7 +418,16 @@ class SourceLease:
         self, status: WatermarkStatus, timestamp: datetime, **fields: Any
     ) -> Watermark:
         update = WatermarkUpdate.of(timestamp.astimezone(UTC), status, run_id=self.run_id, **fields)
+        writing: Awaitable[Watermark] = self._put(status, update)
+        if self._etag is None and self._answer is not None:
+            # Without a version tag, a request that is on its way would be stored after the next
+            # write. So that one waits for its answer, also where this task is cancelled meanwhile.
+            writing = asyncio.shield(asyncio.ensure_future(writing))
+        answer = await writing
+        check_stored(answer, status, timestamp)
+        return answer
 
+    async def _put(self, status: WatermarkStatus, update: WatermarkUpdate) -> Watermark:
         async def put() -> Watermark:
             never_written = self.stored is None and self._etag is None
             condition = Precondition(self._etag, if_none_match=never_written)
@@ -415,6 +435,8 @@ class SourceLease:
 
         async with self._writing:
             self._note_awake()
+            if self._ended_asleep and self._etag is None:
+                await self._refuse_if_taken()
             asked = self._awake  # a sleep during the request is not over before its answer
             try:
                 try:
@@ -428,11 +450,28 @@ class SourceLease:
             except BaseException:
                 self._unanswered = status
                 raise
-            self._unanswered, self._held = None, asked
+            self._unanswered, self._held, self._answer = None, asked, answer
             self._etag = answer.etag
             self._hear(answer)
-            check_stored(answer, status, timestamp)
             return answer
+
+    async def _refuse_if_taken(self) -> None:
+        """Refuse to write where no version tag would: another run may have written meanwhile."""
+        ours = self._answer
+        if ours is None:  # nothing was written yet
+            return
+        stored = await self._storage.get_watermark(self.source_id)
+        written = ours.status, ours.last_run_timestamp
+        if (
+            None in written
+            or stored is None
+            or written != (stored.status, stored.last_run_timestamp)
+        ):
+            raise WatermarkConflictError(
+                f"Watermark {self.source_id!r} was written by another run, or may have been, while "
+                "this one slept for longer than its lease; run it again.",
+                409,
+            )
 
     async def _is_our_own(self) -> bool:
         """Return whether the stored watermark is a write of this run; if so, continue from it.

@@ -236,7 +236,8 @@ class Columns(MutableSequence[Record]):
         versions: list[str],
         instants: list[str] | None = None,
     ) -> None:
-        if not len(ids) == len(timestamps) == len(payloads) == len(versions):
+        lengths = {len(ids), len(timestamps), len(payloads), len(versions)}
+        if len(lengths) > 1 or (instants is not None and len(instants) not in lengths):
             raise ConfigurationError(
                 f"Columns have {len(ids)} ids, {len(timestamps)} timestamps, {len(payloads)} "
                 f"payloads and {len(versions)} versions. Give each record one of each."

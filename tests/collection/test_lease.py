@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -379,7 +380,8 @@ async def test_outage_of_the_service_ends_no_run_that_is_awake() -> None:
         await lease.confirm()
 
 
-async def test_renewal_is_not_stored_after_the_outcome() -> None:
+@pytest.mark.parametrize("fails", [False, True])
+async def test_renewal_is_not_stored_after_the_outcome(fails: bool) -> None:
     """A service without versions takes writes in any order, and would say running for a lease."""
     storage, sent, told = ScriptedStorage(etags=False), asyncio.Event(), asyncio.Event()
     lease = SourceLease(storage, "feed", Run("run-1", QUICK, lambda: NOW))
@@ -395,14 +397,60 @@ async def test_renewal_is_not_stored_after_the_outcome() -> None:
         await asyncio.shield(asyncio.create_task(arrive()))
 
     storage.plan("running", on_its_way)
-    async with lease.renewed():
-        await sent.wait()
-        asyncio.get_running_loop().call_later(0.01, told.set)
-    await lease.commit(at(1), 1)
+    error = ValueError("the feed broke")
+    with contextlib.suppress(ValueError):
+        async with lease.renewed():
+            await sent.wait()
+            asyncio.get_running_loop().call_later(0.01, told.set)
+            if fails:
+                raise error
+    await (lease.abort(error) if fails else lease.commit(at(1), 1))
     await told.wait()
     for _ in range(9):
         await asyncio.sleep(0)
-    assert storage.stored["feed"].status == "success"
+    assert storage.stored["feed"].status == ("failed" if fails else "success")
+
+
+async def test_no_renewal_begins_after_the_outcome() -> None:
+    """A first collection by a backfill closes its sink afterwards, which may take a moment."""
+    storage = ScriptedStorage()
+    lease = SourceLease(storage, "feed", Run("run-1", QUICK, lambda: NOW))
+    await lease.read()
+    await lease.begin()
+    await lease.commit(at(1), 1)
+    owner = asyncio.current_task()
+    assert owner
+    await lease._renew(owner)  # as the next beat does
+    assert storage.calls[-1] == "success"
+
+
+@pytest.mark.parametrize(
+    ("is_dated", "is_taken"), [(True, True), (True, False), (False, True), (False, False)]
+)
+async def test_run_that_slept_asks_first_where_no_version_would_refuse_it(
+    is_dated: bool, is_taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own write would be accepted; where the service does not date writes, it may be taken."""
+    storage, clock = ScriptedStorage(etags=False, now=lambda: NOW), FakeClock()
+    lease = SourceLease(storage, "feed", Run("run-1", clock=lambda: NOW), monotonic=clock)
+    if not is_dated:
+        answered = storage._answered
+        monkeypatch.setattr(
+            storage,
+            "_answered",
+            lambda stored: answered(stored).model_copy(update={"last_run_timestamp": None}),
+        )
+    await lease.read()
+    await lease.begin()
+    clock.advance(3_600)
+    if is_taken:
+        running(storage, seconds_ago=-60)
+    if is_dated and not is_taken:
+        await lease.confirm()
+        return
+    with pytest.raises(WatermarkConflictError, match="or may have been, while this one slept"):
+        await lease.confirm()
+    assert storage.calls.count("running") == 1
 
 
 @pytest.mark.parametrize(
