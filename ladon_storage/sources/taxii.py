@@ -14,6 +14,8 @@
   promise went. The query begins again at the last object, which must be repeated; if the server
   states no times, the run fails. A `next` is followed whatever `more` says, and a page with fewer
   objects than its `Content-Range` states is an error.
+- A query whose only page has as many objects as were requested, and says nothing about more, may be
+  cut: some servers never state `more`. One more query, from the last object on, shows it.
 - A server may give the same `next` for every page. Only pages must not repeat.
 - A server that does not state when objects were added, or in no readable form, is read completely
   each time. Its objects are stored by their own times, and no watermark moves.
@@ -26,7 +28,7 @@ import logging
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal, NoReturn
 
@@ -192,10 +194,13 @@ class Taxii(BaseModel):
                     continue
                 if (was_over and repeats) or not (envelope.goes_on or (lacks and not was_over)):
                     self._check_total(question)
-                    return
+                    if not (is_first and envelope.may_be_cut(place.limit)):
+                        return
+                    place, question = self._checking(place, reached), Question()
+                    continue
                 if lacks and (is_first or reached is None):
                     self._fail("says that there is more, and then returned nothing")
-            elif question.is_over:
+            elif question.is_over or place.is_check:
                 return
             place = self._anew(place, reached)
             question = Question(is_renewed=True)
@@ -211,7 +216,7 @@ class Taxii(BaseModel):
             f"{self.url.rstrip('/').removesuffix('/objects')}/objects/",
             params=params,
             headers={"Accept": MEDIA_TYPE},
-            accept=OK if place.next is None else (*OK, *_EXPIRED),
+            accept=OK if place.next is None and not place.is_check else (*OK, *_EXPIRED),
         )
 
     def _opened(self, http: SourceHttp, answer: HttpResponse, found: Document) -> Envelope:
@@ -260,6 +265,12 @@ class Taxii(BaseModel):
             )
         return _Place(place.after, place.limit * 2, None, len(reached.objects))
 
+    def _checking(self, place: _Place, reached: Envelope | None) -> _Place:
+        """Return the query that shows whether a page was cut at its limit."""
+        if reached is None:  # a server without times
+            return _Place(place.after, place.limit * 2, is_check=True)
+        return replace(self._anew(place, reached), is_check=True)
+
     async def _keys(self) -> Credentials | None:
         if self.key is None:
             return None
@@ -288,12 +299,14 @@ class _Place:
         limit: The number of objects that are requested.
         next: The position in the query's answer; ``None``: its beginning.
         most: The number of objects that came with a smaller limit, and were not enough.
+        is_check: Whether nothing promised more; a server may refuse the larger limit.
     """
 
     after: datetime | None
     limit: int
     next: str | None = None
     most: int = 0
+    is_check: bool = False
 
 
 def _before(instant: datetime | None, step: timedelta) -> datetime | None:

@@ -83,6 +83,14 @@ class Envelope:
         """Whether another page is requested: a `next` implies it, too, whatever `more` says."""
         return bool(self.more) or self.next is not None
 
+    def may_be_cut(self, limit: int) -> bool:
+        """Return whether a page is full, and nothing in it says that it is the last.
+
+        One with more than the limit comes from a server that does not cut.
+        """
+        says = self.goes_on or self.more is not None or self.total is not None
+        return not says and len(self.objects) == limit
+
     @property
     def digest(self) -> bytes:
         """The digest that identifies a page, whatever its `next`."""
