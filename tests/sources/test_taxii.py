@@ -395,6 +395,85 @@ async def test_throttled_server_is_waited_for(server: TaxiiServer) -> None:
     assert len(feed.asks) == 4
 
 
+def by_offset(objects: list[int], asked: Asked, step: int = 1) -> Answer:
+    """Answer as a server whose `next` is an offset, a multiple of ``step``."""
+    after = datetime.fromisoformat(asked.query.get("added_after", "2023-01-01T00:00:00Z"))
+    first = int(asked.query.get("next", 0)) // step * step
+    left = [n for n in objects if at(n) > after]
+    found = left[first : first + 4]
+    page: dict[str, Any] = {"objects": [OBJECTS[n] for n in found]} if found else {}
+    if left[first + 4 :]:
+        page |= {"more": True, "next": str(first + 4)}
+    ends = [at(n).isoformat() for n in (*found[:1], *found[-1:])]
+    return Answer(json.dumps(page).encode(), headers=dict(zip((FIRST, LAST), ends, strict=False)))
+
+
+@pytest.mark.parametrize("deleted", [[0], [3], [0, 1, 2, 3], [7], [1, 9, 10], [4, 5, 6, 7, 8, 9]])
+@pytest.mark.parametrize("page", [1, 2])
+async def test_object_deleted_in_front_of_an_offset_hides_no_other(
+    deleted: list[int], page: int
+) -> None:
+    """What is behind it is shifted; the query begins again at the last object."""
+    objects = [*range(11)]
+
+    def play(asked: Asked) -> Answer:
+        answer = by_offset(objects, asked)
+        if len(feed.asks) == page:
+            objects[:] = [n for n in objects if n not in deleted]
+        return answer
+
+    async with FeedServer(play=play) as feed:
+        found = ids(await read(collection_at(feed.at("c"))))
+
+    assert set(numbered(*objects)) <= set(found)
+
+
+async def test_offset_is_asked_for_from_one_object_earlier() -> None:
+    """At no more requests than there are pages."""
+    async with FeedServer(play=lambda asked: by_offset([*range(10)], asked)) as feed:
+        assert ids(await read(collection_at(feed.at("c")))) == numbered(
+            *range(4), *range(3, 7), *range(6, 10)
+        )
+
+    assert [each.query.get("next") for each in feed.asks] == [None, "3", "6"]
+
+
+@pytest.mark.parametrize("refusal", [Answer(status=400), Answer(b"{}"), None])
+async def test_server_that_takes_only_its_own_offsets_gets_them(refusal: Answer | None) -> None:
+    """It may refuse another one, have nothing there, or round it down to a page."""
+
+    def play(asked: Asked) -> Answer:
+        if refusal is not None and int(asked.query.get("next", 0)) % 4:
+            return refusal
+        return by_offset([*range(11)], asked, step=4)
+
+    async with FeedServer(play=play) as feed:
+        assert ids(await read(collection_at(feed.at("c")))) == numbered(*range(11))
+
+    assert [each.query.get("next") for each in feed.asks] == [None, "3", "4", "8"]
+
+
+async def test_offsets_of_a_server_without_order_are_followed() -> None:
+    """Its times say nothing about where it goes on."""
+    order = [5, 9, 3, 8, 0, 1, 10, 2, 7, 6, 4]
+    async with FeedServer(play=lambda asked: by_offset(order, asked)) as feed:
+        assert set(ids(await read(collection_at(feed.at("c"))))) == set(numbered(*range(11)))
+
+
+async def test_list_without_order_that_moved_is_not_read_by_time() -> None:
+    """What was added before the last object may be behind it."""
+    order = [4, 5, 6, 7, 0, 1, 3, 8, 9, 2, 10]
+
+    def play(asked: Asked) -> Answer:
+        answer = by_offset(order, asked)
+        if len(feed.asks) == 2:
+            order.remove(4)
+        return answer
+
+    async with FeedServer(play=play) as feed:
+        assert str(OBJECTS[2]["id"]) in ids(await read(collection_at(feed.at("c"))))
+
+
 @pytest.mark.parametrize("refused", [1, 2])
 @pytest.mark.parametrize("is_first_right", [True, False])
 async def test_time_beyond_its_page_is_no_position(
