@@ -4,7 +4,8 @@
   does not contain. A page states it for its first and its last object, in headers. All objects of a
   page get the last object's time, since everything before it was read by then, too. So it is the
   watermark, and the time of a version grows with its page; requesting each object's own time would
-  request everything twice.
+  request everything twice. A server may state the last time of the collection instead: a page is
+  yielded once the next one is there, whose first time shows it.
 - ``added_after`` is exclusive, and a server may count in milliseconds: each query begins a little
   earlier than needed, and repeated objects are stored once.
 - `next` belongs to its query, and expires. If it expired, or if there is more without it, the query
@@ -14,6 +15,12 @@
   promise went. The query begins again at the last object, which must be repeated; if the server
   states no times, the run fails. A `next` is followed whatever `more` says, and a page with fewer
   objects than its `Content-Range` states is an error.
+- A query whose only page has as many objects as were requested, and says nothing about more, may be
+  cut: some servers never state `more`. One more query, from the last object on, shows it.
+- A `next` that is the number of objects so far is an offset: an object that is deleted meanwhile
+  shifts what is behind it. It is requested from one object earlier, which must come again, or the
+  query begins again at the last object. A server that takes no other offset, or whose pages are in
+  no order, gets its own `next`.
 - A server may give the same `next` for every page. Only pages must not repeat.
 - A server that does not state when objects were added, or in no readable form, is read completely
   each time. Its objects are stored by their own times, and no watermark moves.
@@ -22,18 +29,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal, NoReturn
+from operator import itemgetter
+from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.records import Page
+from ladon_storage.errors import SourceError
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -137,21 +147,31 @@ class Taxii(BaseModel):
         ) as http:
             while place is not None:
                 asked, place = place, None
-                async with aclosing(self._envelopes(http, asked)) as envelopes:
-                    order = Order(until)
-                    async for envelope in envelopes:
+                order = Order(until)
+                async with aclosing(self._pairs(http, asked, order)) as pairs:
+                    async for envelope, following in pairs:
                         if envelope.objects and envelope.added is None:
                             self._warn_of_no_times(order)
                             if asked.after is not None:
                                 # There is no way to know what such an answer leaves out.
                                 place = _Place(None, self.page_size)
                                 break
-                        if order.is_over(envelope):
-                            break
+                        if order.is_broken_by(envelope, following):
+                            self._warn_of_no_order()
                         made = order.paged(envelope, http.asked_at)
                         async for page in in_turns(made, envelope.size):
                             yield page
         yield Page(completeness="last page")
+
+    def _warn_of_no_order(self) -> None:
+        logger.warning(
+            "The collection of source %r at %s has a page that begins before the time in %s of the "
+            "page before it. It is read to its end before anything more is promoted.",
+            self.source_id,
+            redact_url(self.url),
+            ADDED_LAST,
+            extra={"source_id": self.source_id},
+        )
 
     def _warn_of_no_times(self, order: Order) -> None:
         if order.highest is not None:
@@ -168,14 +188,48 @@ class Taxii(BaseModel):
                 extra={"source_id": self.source_id},
             )
 
+    async def _pairs(
+        self, http: SourceHttp, place: _Place, order: Order
+    ) -> AsyncGenerator[tuple[Envelope, Envelope | None], None]:
+        """Yield each page with the one after it, up to the requested end.
+
+        Behind the last page before an error nothing shows its time: it is stored, and not promoted.
+        """
+        held: Envelope | None = None
+        async with aclosing(self._envelopes(http, place)) as envelopes:
+            try:
+                async for envelope in envelopes:
+                    if order.is_over(envelope):
+                        break
+                    if held is not None:
+                        yield held, envelope
+                    held = envelope
+            except SourceError:
+                order.is_broken = True
+                if held is not None:
+                    yield held, None
+                raise
+        if held is not None:
+            yield held, None
+
     async def _envelopes(self, http: SourceHttp, place: _Place) -> AsyncGenerator[Envelope, None]:
         """Yield each page as it arrives; after an interruption some objects are repeated."""
         reached: Envelope | None = None
         question = Question()
+        takes_offsets = True
         while True:
             answer = await self._ask(http, place)
+            if place.given is not None and answer.status not in OK:
+                place, takes_offsets = place.as_given(), False
+                continue
             if answer.status in OK:
                 envelope = self._opened(http, answer, await http.document(answer, "objects"))
+                if place.given is not None and not envelope.begins_with(place.expected):
+                    if question.has_moved(envelope):
+                        place, question = self._anew(place, reached), Question(is_renewed=True)
+                    else:
+                        place, takes_offsets = place.as_given(), False
+                    continue
                 was_over, is_first = question.is_over, question.last is None
                 repeats, lacks = question.repeats(envelope), question.lacks(envelope)
                 if envelope.goes_on and repeats and not was_over:
@@ -183,19 +237,25 @@ class Taxii(BaseModel):
                         "returned a page again that was already read, so the reading would never "
                         "end"
                     )
-                question.add(envelope)
+                question.add(envelope, repeated=0 if place.given is None else 1)
                 yield envelope
                 if envelope.added is not None:
                     reached = envelope
                 if envelope.goes_on and envelope.next is not None and not repeats:
                     place = _Place(place.after, place.limit, envelope.next, place.most)
+                    if takes_offsets and question.is_offset(envelope.next):
+                        expected = await asyncio.to_thread(itemgetter(-1), envelope.objects)
+                        place = place.one_earlier(expected)
                     continue
                 if (was_over and repeats) or not (envelope.goes_on or (lacks and not was_over)):
                     self._check_total(question)
-                    return
+                    if not (is_first and envelope.may_be_cut(place.limit)):
+                        return
+                    place, question = self._checking(place, reached), Question()
+                    continue
                 if lacks and (is_first or reached is None):
                     self._fail("says that there is more, and then returned nothing")
-            elif question.is_over:
+            elif question.is_over or place.is_check:
                 return
             place = self._anew(place, reached)
             question = Question(is_renewed=True)
@@ -211,7 +271,7 @@ class Taxii(BaseModel):
             f"{self.url.rstrip('/').removesuffix('/objects')}/objects/",
             params=params,
             headers={"Accept": MEDIA_TYPE},
-            accept=OK if place.next is None else (*OK, *_EXPIRED),
+            accept=OK if place.next is None and not place.is_check else (*OK, *_EXPIRED),
         )
 
     def _opened(self, http: SourceHttp, answer: HttpResponse, found: Document) -> Envelope:
@@ -260,6 +320,12 @@ class Taxii(BaseModel):
             )
         return _Place(place.after, place.limit * 2, None, len(reached.objects))
 
+    def _checking(self, place: _Place, reached: Envelope | None) -> _Place:
+        """Return the query that shows whether a page was cut at its limit."""
+        if reached is None:  # a server without times
+            return _Place(place.after, place.limit * 2, is_check=True)
+        return replace(self._anew(place, reached), is_check=True)
+
     async def _keys(self) -> Credentials | None:
         if self.key is None:
             return None
@@ -288,12 +354,28 @@ class _Place:
         limit: The number of objects that are requested.
         next: The position in the query's answer; ``None``: its beginning.
         most: The number of objects that came with a smaller limit, and were not enough.
+        is_check: Whether nothing promised more; a server may refuse the larger limit.
+        given: The server's own `next`, where another one is requested.
+        expected: The object with which its answer must begin then.
     """
 
     after: datetime | None
     limit: int
     next: str | None = None
     most: int = 0
+    is_check: bool = False
+    given: str | None = None
+    expected: Any = None
+
+    def one_earlier(self, expected: object) -> _Place:
+        """Return the place one object before an offset."""
+        assert self.next is not None  # noqa: S101 - it is an offset
+        earlier = str(int(self.next) - 1)
+        return replace(self, next=earlier, given=self.next, expected=expected)
+
+    def as_given(self) -> _Place:
+        """Return the place with the server's own `next`."""
+        return replace(self, next=self.given, given=None, expected=None)
 
 
 def _before(instant: datetime | None, step: timedelta) -> datetime | None:

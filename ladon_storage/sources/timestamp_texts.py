@@ -5,7 +5,10 @@
 - A leap second is read as the last microsecond before it, never as a later time. Digits beyond
   microseconds are cut off.
 - Digits alone are a date, or a count from 1970 whose unit follows from its size: between 1990 and
-  2100, seconds, milli-, micro- and nanoseconds cannot be confused.
+  2100, seconds, milli-, micro- and nanoseconds cannot be confused. Nanoseconds begin in 1991: those
+  of 1990 may be the ticks of .NET from the year 1, of 1990 to 2100. Ten digits that are a date of
+  those years with an hour are refused. As seconds they are in 2033 to 2036.
+- Fifteen digits or more that are a date of other years are a count where they can be one.
 """
 
 from __future__ import annotations
@@ -28,7 +31,11 @@ _ZONE_HOURS = {"EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6,
     "PDT": -7,
     **dict.fromkeys(("UTC", "GMT", "UT", "Z"), 0),
 }
+_YEARS = range(1990, 2100)
+_YEARS_OF_TICKS = range(6276, 6624)  # the first four digits of those years' ticks
 _COUNTS_SINCE, _COUNTS_UNTIL = Decimal(631_152_000), Decimal(4_102_444_800)  # 1990 and 2100
+_NANOSECONDS_SINCE = Decimal(662_688_000)  # 1991
+_SHORTEST_MICROSECONDS = 15
 _EXACT = Context(prec=128)
 _LONGEST_COUNT = 64
 _LONGEST_TEXT = 100
@@ -116,15 +123,29 @@ def read_text(text: str) -> datetime:
     """
     plain = _COMMENT.sub("", _spaced(text))
     try:
-        return read_iso(plain)
+        moment = read_iso(plain)
     except ValueError:
         pass
+    else:
+        return _date_or_count(plain, moment)
     for form in _NAMED:
         if found := form.fullmatch(plain.upper()):
             return _read(found)
     if found := _DOT_NET.fullmatch(plain):
         return since_1970(found[1], 1_000)
     return read_count(plain)
+
+
+def _date_or_count(plain: str, date: datetime) -> datetime:
+    """Return the date that a text is; or the count, where its digits are one, and no usual date."""
+    if len(plain) < _SHORTEST_MICROSECONDS or not plain.isdecimal() or date.year in _YEARS:
+        return date
+    try:
+        return read_count(plain)
+    except ValueError:
+        if date.year in _YEARS_OF_TICKS:
+            raise
+        return date
 
 
 def _spaced(text: str) -> str:
@@ -139,13 +160,26 @@ def read_count(text: str) -> datetime:
     """Return the instant of a count from 1970, whose unit follows from its size.
 
     Raises:
-        ValueError: It is not between 1990 and 2100 in any unit.
+        ValueError: It is not between 1990 and 2100 in any unit, or may be a date with an hour.
     """
     count = _decimal(text)
+    if _is_date_with_hour(text):
+        raise ValueError("a count, or a date with an hour")
     for per_second in (1, 1_000, 1_000_000, 1_000_000_000):
-        if _COUNTS_SINCE * per_second <= count < _COUNTS_UNTIL * per_second:
+        since = _NANOSECONDS_SINCE if per_second == 1_000_000_000 else _COUNTS_SINCE
+        if since * per_second <= count < _COUNTS_UNTIL * per_second:
             return since_1970(text, per_second)
     raise ValueError("no count")
+
+
+def _is_date_with_hour(text: str) -> bool:
+    if len(text) != len("2024082712") or not text.isdecimal() or int(text[:4]) not in _YEARS:
+        return False
+    try:
+        datetime.strptime(text, "%Y%m%d%H")  # noqa: DTZ007 - it is not used
+    except ValueError:
+        return False
+    return True
 
 
 def since_1970(text: str, per_second: int) -> datetime:

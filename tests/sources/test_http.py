@@ -545,6 +545,47 @@ async def test_redirect_on_the_same_host_keeps_the_key() -> None:
     assert feed.requests == ["/feed.json?token=SECRET", "/api/moved?token=SECRET"]
 
 
+@pytest.mark.parametrize("asked", ["/api/v1/x", "/api/v1/x/"])
+@pytest.mark.parametrize("to", ["/api/v1/x/", "/api/v1/x", "/api/v1/x#top", "/api/v1/x?"])
+async def test_redirect_that_loses_the_query_is_not_followed(asked: str, to: str) -> None:
+    """The answer would be that to another request: of other records, or always the first page."""
+    async with FeedServer(redirect(to, 301), Answer.of(1)) as feed, source_http("feed") as client:
+        to_itself = feed.at("").removesuffix("/api/") + asked
+        with pytest.raises(SourceError, match="without the request's 'kind', 'page'") as caught:
+            await client.get_json(to_itself, params={"kind": "a", "page": 2, "first": 1})
+
+    assert len(feed.requests) == 1
+    assert "set the address to the target" in str(caught.value).lower()
+    assert not caught.value.transient
+
+
+@pytest.mark.parametrize(
+    ("params", "to"),
+    [
+        ({"kind": "a", "page": "2"}, "/api/x/?kind=a&page=2"),
+        ({"kind": "a"}, "/api/x/?type=a"),
+        ({"id": "5"}, "/api/files/5.json"),
+        ({"id": "5"}, "/api/x?signature=5"),
+        ({"page": "1", "offset": "0", "q": ""}, "/api/x"),
+        ({}, "/api/x/"),
+    ],
+)
+async def test_redirect_may_change_the_query(params: dict[str, str], to: str) -> None:
+    """To the address of a download, to a signed one, or to one without the first page."""
+    async with FeedServer(redirect(to), Answer.of(1)) as feed, source_http("feed") as client:
+        assert await client.get_json(feed.at("x"), params=params) == 1
+
+    assert feed.requests[1] == to
+
+
+async def test_redirect_to_another_site_may_lose_the_query() -> None:
+    """Where it was allowed: a copy there may have no parameters."""
+    async with FeedServer(Answer.of(1)) as other, FeedServer(redirect(other.url)) as feed:
+        allowed = Connection(redirects_to=(host_of(URL(other.url)),))
+        async with source_http("feed", connection=allowed) as client:
+            assert await client.get_json(feed.url, params={"kind": "a"}) == 1
+
+
 @pytest.mark.parametrize("leads", ["redirect", "request"])
 async def test_key_is_sent_to_no_other_host(leads: str) -> None:
     """Neither a redirect nor an address in a feed makes us give a key away."""

@@ -377,7 +377,7 @@ async def test_page_that_repeats_does_not_loop(following: str) -> None:
 
 async def test_throttled_server_is_waited_for(server: TaxiiServer) -> None:
     """The page is asked for again, with its `next`."""
-    path = server.collection(*spread(8))
+    path = server.collection(*spread(12))
     proxy = Proxy(server)
     stamina.set_testing(True, attempts=3, cap=True)
     try:
@@ -386,12 +386,127 @@ async def test_throttled_server_is_waited_for(server: TaxiiServer) -> None:
             found = []
             async for page in source.pages(None, None):
                 found += [each.record_id for each in page.records]
-                if len(feed.asks) == 1:
+                if len(feed.asks) == 2:
                     feed.script.append(Answer(status=429))
     finally:
         stamina.set_testing(False)
 
-    assert found == numbered(*range(8))
+    assert found == numbered(*range(12))
+    assert len(feed.asks) == 4
+
+
+def by_offset(objects: list[int], asked: Asked, step: int = 1) -> Answer:
+    """Answer as a server whose `next` is an offset, a multiple of ``step``."""
+    after = datetime.fromisoformat(asked.query.get("added_after", "2023-01-01T00:00:00Z"))
+    first = int(asked.query.get("next", 0)) // step * step
+    left = [n for n in objects if at(n) > after]
+    found = left[first : first + 4]
+    page: dict[str, Any] = {"objects": [OBJECTS[n] for n in found]} if found else {}
+    if left[first + 4 :]:
+        page |= {"more": True, "next": str(first + 4)}
+    ends = [at(n).isoformat() for n in (*found[:1], *found[-1:])]
+    return Answer(json.dumps(page).encode(), headers=dict(zip((FIRST, LAST), ends, strict=False)))
+
+
+@pytest.mark.parametrize("deleted", [[0], [3], [0, 1, 2, 3], [7], [1, 9, 10], [4, 5, 6, 7, 8, 9]])
+@pytest.mark.parametrize("page", [1, 2])
+async def test_object_deleted_in_front_of_an_offset_hides_no_other(
+    deleted: list[int], page: int
+) -> None:
+    """What is behind it is shifted; the query begins again at the last object."""
+    objects = [*range(11)]
+
+    def play(asked: Asked) -> Answer:
+        answer = by_offset(objects, asked)
+        if len(feed.asks) == page:
+            objects[:] = [n for n in objects if n not in deleted]
+        return answer
+
+    async with FeedServer(play=play) as feed:
+        found = ids(await read(collection_at(feed.at("c"))))
+
+    assert set(numbered(*objects)) <= set(found)
+
+
+async def test_offset_is_asked_for_from_one_object_earlier() -> None:
+    """At no more requests than there are pages."""
+    async with FeedServer(play=lambda asked: by_offset([*range(10)], asked)) as feed:
+        assert ids(await read(collection_at(feed.at("c")))) == numbered(
+            *range(4), *range(3, 7), *range(6, 10)
+        )
+
+    assert [each.query.get("next") for each in feed.asks] == [None, "3", "6"]
+
+
+@pytest.mark.parametrize("refusal", [Answer(status=400), Answer(b"{}"), None])
+async def test_server_that_takes_only_its_own_offsets_gets_them(refusal: Answer | None) -> None:
+    """It may refuse another one, have nothing there, or round it down to a page."""
+
+    def play(asked: Asked) -> Answer:
+        if refusal is not None and int(asked.query.get("next", 0)) % 4:
+            return refusal
+        return by_offset([*range(11)], asked, step=4)
+
+    async with FeedServer(play=play) as feed:
+        assert ids(await read(collection_at(feed.at("c")))) == numbered(*range(11))
+
+    assert [each.query.get("next") for each in feed.asks] == [None, "3", "4", "8"]
+
+
+async def test_offsets_of_a_server_without_order_are_followed() -> None:
+    """Its times say nothing about where it goes on."""
+    order = [5, 9, 3, 8, 0, 1, 10, 2, 7, 6, 4]
+    async with FeedServer(play=lambda asked: by_offset(order, asked)) as feed:
+        assert set(ids(await read(collection_at(feed.at("c"))))) == set(numbered(*range(11)))
+
+
+async def test_list_without_order_that_moved_is_not_read_by_time() -> None:
+    """What was added before the last object may be behind it."""
+    order = [4, 5, 6, 7, 0, 1, 3, 8, 9, 2, 10]
+
+    def play(asked: Asked) -> Answer:
+        answer = by_offset(order, asked)
+        if len(feed.asks) == 2:
+            order.remove(4)
+        return answer
+
+    async with FeedServer(play=play) as feed:
+        assert str(OBJECTS[2]["id"]) in ids(await read(collection_at(feed.at("c"))))
+
+
+@pytest.mark.parametrize("refused", [1, 2])
+@pytest.mark.parametrize("is_first_right", [True, False])
+async def test_time_beyond_its_page_is_no_position(
+    refused: int, is_first_right: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server may state the last time of the collection on each page: a later page is not lost."""
+    is_refused = True
+
+    def play(asked: Asked) -> Answer:
+        after = datetime.fromisoformat(asked.query.get("added_after", "2023-01-01T00:00:00Z"))
+        left = [n for n in range(11) if at(n) > after]
+        number = int(asked.query.get("next", 0))
+        if is_refused and number == refused:
+            return Answer(status=403)
+        found = left[number * 4 : number * 4 + 4]
+        following = str(number + 1) if left[number * 4 + 4 :] else None
+        page = {"objects": [OBJECTS[n] for n in found], "more": bool(following), "next": following}
+        first = found[0] if is_first_right else left[0]
+        told = {FIRST: at(first).isoformat(), LAST: at(10).isoformat()}
+        return Answer(json.dumps(page).encode(), headers=told)
+
+    storage, sink = ScriptedStorage(), RememberingSink()
+    async with FeedServer(play=play) as feed:
+        source = collection_at(feed.at("c"), overlap=timedelta(0))
+        with pytest.raises(SourceError, match="answered 403"):
+            await run(source, sink, storage, run_id="1", clock=lambda: at(60))
+        assert sink.ids == sorted(numbered(*range(4 * refused)))
+        is_refused = False
+        report = await run(source, sink, storage, run_id="2", clock=lambda: at(60))
+
+    assert sink.ids == sorted(numbered(*range(11)))
+    assert (report.start, report.watermark_after) == (None, at(10))
+    assert "a page that begins before the time in X-TAXII-Date-Added-Last" in caplog.text
 
 
 async def test_page_that_goes_back_is_seen_to_go_back() -> None:
@@ -612,6 +727,53 @@ async def test_server_that_gives_nothing_anew_fails() -> None:
     assert len(feed.asks) == 3
 
 
+def cut_at_the_limit(count: int, *, dated: bool, largest: int = 99, refused: int = 99) -> Any:
+    """Play a server that never states `more`; object n was added at minute n // 2."""
+
+    def play(asked: Asked) -> Answer:
+        after = datetime.fromisoformat(asked.query.get("added_after", "2023-01-01T00:00:00Z"))
+        limit = int(asked.query["limit"])
+        if limit >= refused:
+            return Answer(b'{"title": "limit"}', status=400)
+        found = [n for n in range(count) if at(n // 2) > after or not dated][: min(limit, largest)]
+        page = {"objects": [OBJECTS[n] for n in found]} if found else {}
+        ends = [at(n // 2).isoformat() for n in (*found[:1], *found[-1:])]
+        told = dict(zip((FIRST, LAST), ends, strict=False)) if dated else {}
+        return Answer(json.dumps(page).encode(), headers=told)
+
+    return play
+
+
+@pytest.mark.parametrize("dated", [True, False])
+@pytest.mark.parametrize("size", [2, 3, 4, 11])
+async def test_full_page_that_says_nothing_is_checked(dated: bool, size: int) -> None:
+    """A server that cuts at the limit, and never states `more`, is read to its end."""
+    async with FeedServer(play=cut_at_the_limit(11, dated=dated)) as feed:
+        found = ids(await read(collection_at(feed.at("c"), page_size=size)))
+
+    assert list(dict.fromkeys(found)) == numbered(*range(11))
+
+
+@pytest.mark.parametrize(("count", "requests"), [(3, 1), (4, 2), (0, 1)])
+async def test_check_of_a_full_page_is_one_request(count: int, requests: int) -> None:
+    """A page that is not full needs none."""
+    async with FeedServer(play=cut_at_the_limit(count, dated=True)) as feed:
+        found = ids(await read(collection_at(feed.at("c"))))
+
+    assert list(dict.fromkeys(found)) == numbered(*range(count))
+    assert len(feed.asks) == requests
+
+
+@pytest.mark.parametrize("limits", [{"largest": 2}, {"refused": 3}])
+@pytest.mark.parametrize("dated", [True, False])
+async def test_check_that_shows_nothing_fails_no_run(dated: bool, limits: dict[str, int]) -> None:
+    """The collection may be complete: no more of it was promised."""
+    async with FeedServer(play=cut_at_the_limit(2, dated=dated, **limits)) as feed:
+        found = ids(await read(collection_at(feed.at("c"), page_size=2)))
+
+    assert set(found) == set(numbered(0, 1))
+
+
 @pytest.mark.parametrize("dated", [True, False])
 @pytest.mark.parametrize(
     ("told", "is_whole"), [("items 0-3/11", False), ("items 0-10/11", True), ("items 0-3/*", True)]
@@ -623,7 +785,10 @@ async def test_fewer_objects_than_are_stated_fail(dated: bool, told: str, is_who
     async with FeedServer(play=play) as feed:
         source = collection_at(feed.at("c"))
         if is_whole:
-            assert len(ids(await read(source))) == len(page["objects"])
+            found = dict.fromkeys(ids(await read(source)))
+            # The page of an unknown total is full: this server has more if it is asked by time.
+            expected = OBJECTS if dated else page["objects"]
+            assert list(found) == [each["id"] for each in expected]
             return
         with pytest.raises(SourceError, match="states 11 objects, and returned 4"):
             await read(source)

@@ -4,6 +4,10 @@
   with ``www.`` is another site: only its owner knows that both are theirs.
 - The user and the password of an address that a service sends are dropped, as in links.
 - No redirect leads from https to http, not even to an allowed host.
+- A redirect within the site to the same path, or to that with a slash or without one, keeps the
+  query: it asks for what was asked for. A server that loses all of it would answer something else.
+  Elsewhere an address without it, or with another one, may well be meant, as of a download. Nor do
+  the first page and offset count: an address may be shorter without them.
 - Another site gets neither keys nor configured headers, except for the media type that is wanted. A
   body is never sent on: it may not be meant for the other site.
 """
@@ -18,6 +22,7 @@ from ladon_storage.sources.http.transport import HttpTransport, Request
 from ladon_storage.sources.http.urls import check_url, is_same_host
 
 _MAY_LEAVE = frozenset({"accept"})
+_BEGINNING = frozenset({"", "0", "1"})
 
 
 def redirected(transport: HttpTransport, request: Request, location: str, origin: URL) -> Request:
@@ -63,12 +68,26 @@ def redirected(transport: HttpTransport, request: Request, location: str, origin
             f"redirects to {transport.redact_url(target)}, another site, and was not followed",
             "set the address to the target, or allow its host in redirects_to of the connection",
         )
+    if is_home and (lost := _lost(request.url, target)):
+        raise transport.error(
+            request.url,
+            f"redirects to {transport.redact_url(target)} without the request's "
+            f"{', '.join(map(repr, lost))}, and was not followed",
+            "set the address to the target",
+        )
     if target.user is None and target.origin() == request.url.origin():
         target = target.with_user(request.url.user).with_password(request.url.password)
     if is_home:
         return replace(request, url=target)
     headers = {name: value for name, value in request.headers.items() if _may_leave(name)}
     return replace(request, url=target, headers=headers, has_left=True)
+
+
+def _lost(url: URL, target: URL) -> list[str]:
+    """Return the parameters without which a redirect leads to the same path."""
+    if target.raw_query_string or url.raw_path.rstrip("/") != target.raw_path.rstrip("/"):
+        return []
+    return list(dict.fromkeys(name for name, value in url.query.items() if value not in _BEGINNING))
 
 
 def _may_leave(name: str) -> bool:
