@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from ladon_storage.sources.rest import reading
 from ladon_storage.sources.rest.counting import counts
@@ -359,6 +361,26 @@ async def test_cursor_is_itself_in_the_body(cursor: Any) -> None:
         assert await ids_of(feed, method="POST", paging=paging) == IDS
 
     assert feed.asks[1].body == {"search_after": cursor}
+
+
+@pytest.mark.parametrize("digits", ["1724760000.1234569", "0.10", "1e400", "12345678901234567890"])
+async def test_number_is_sent_in_the_body_with_its_own_digits(
+    digits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A float would go on before some items, or behind others."""
+    texts: list[str] = []
+
+    async def note(request: web.Request) -> Any:
+        texts.append(await request.text())
+        return json.loads(texts[-1])
+
+    monkeypatch.setattr(web.Request, "json", note)
+    first = f'{{"rows": {json.dumps(ROWS[:3])}, "next_cursor": [{digits}, "ä"]}}'
+    paging = {"kind": "cursor", "location": "body"}
+    async with FeedServer(Answer(first.encode()), answer(ROWS[3:], next_cursor=None)) as feed:
+        assert await ids_of(feed, method="POST", body={"size": 3}, paging=paging) == IDS
+
+    assert texts[1] == f'{{"size":3,"cursor":[{digits},"\\u00e4"]}}'
 
 
 @pytest.mark.parametrize("characters", [1, 700_000])

@@ -411,9 +411,9 @@ def _in_query(cursor: object, path: str) -> str | int:
 
 
 def _in_body(cursor: object) -> object:
-    """Return a cursor as JSON has it."""
-    if isinstance(cursor, Number):
-        return int(cursor.text) if cursor.is_whole else float(cursor.text)
+    """Return a cursor as JSON has it; a `Number` that is left is sent with its own digits."""
+    if isinstance(cursor, Number) and cursor.is_whole:
+        return int(cursor.text)
     if isinstance(cursor, list):
         return [_in_body(each) for each in cursor]
     if isinstance(cursor, dict):
