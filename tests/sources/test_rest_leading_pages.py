@@ -38,6 +38,52 @@ async def test_cursor_that_leads_to_the_beginning_or_nowhere_is_the_end(end: Any
     assert pages[-1].completeness == "last page"
 
 
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("end", [0, "0", None, -1])
+@pytest.mark.parametrize("pages", [3, 4])
+async def test_cursor_that_counts_down_leads_to_number_zero(
+    step: int, end: Any, pages: int
+) -> None:
+    """From the newest shard or offset to the first one; whatever follows that is the end."""
+    rows = [row(number) for number in range(3 * pages)]
+
+    def shards(asked: Asked) -> Answer:
+        number = int(asked.query.get("cursor", (pages - 1) * step))
+        first = number // step * 3
+        return answer(rows[first : first + 3], next_cursor=number - step if number else end)
+
+    async with FeedServer(play=shards) as feed:
+        ids = await ids_of(feed, paging={"kind": "cursor"})
+
+    assert sorted(ids, key=int) == [str(each["id"]) for each in rows]
+
+
+@pytest.mark.parametrize("more", [{}, {"more": False}])
+@pytest.mark.parametrize("beyond", ["beginning", "last page", "nothing", "refusal"])
+async def test_zero_behind_a_one_that_leads_nowhere_is_the_end(
+    beyond: str, more: dict[str, Any]
+) -> None:
+    """Most APIs say by it that no page follows: it costs a request, and none where they say so."""
+
+    def paged(asked: Asked) -> Answer:
+        cursor = asked.query.get("cursor")
+        if cursor == "0" and beyond == "refusal":
+            return answer([], status=400)
+        if cursor == "0" and beyond == "nothing":
+            return answer([], next_cursor=0)
+        if cursor == "1" or (cursor == "0" and beyond == "last page"):
+            return answer(ROWS[4:], next_cursor=0, **more)
+        return answer(ROWS[:4], next_cursor=1)
+
+    path = {"more": "more"} if more else {}
+    async with FeedServer(play=paged) as feed:
+        pages = await pages_of(feed, paging={"kind": "cursor", **path})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == "last page"
+    assert [each.query.get("cursor") for each in feed.asks].count("0") == (not more)
+
+
 async def test_cursor_of_an_item_may_be_zero() -> None:
     """An item may well have a 0 where a cursor is."""
     scored = [{**each, "score": number - 3} for number, each in enumerate(ROWS)]

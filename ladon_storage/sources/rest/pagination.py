@@ -392,6 +392,12 @@ class CursorPagination(_ShiftingPagination):
         is_counted = not self.stable and counts(self.parameter, sent, number, index)
         return replace(request, number=number, index=index, is_counted=is_counted)
 
+    def is_zero(self, got: PageResponse) -> bool:
+        """Return whether a page has the cursor 0, and does not say that it is the last one."""
+        cursor = value_at(got.document, self.path)
+        is_over = self.more and promised_at(got.document, self.more) is False
+        return not is_over and not isinstance(cursor, bool) and cursor in (0, "0")
+
     def requesting(self, cursor: object) -> PageRequest:
         """Return the request for the page behind a cursor.
 
