@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from ladon_storage.sources.rest import reading
 from ladon_storage.sources.rest.counting import counts
@@ -734,6 +735,56 @@ async def test_cursor_that_is_not_unique_is_only_declared(
 
     assert [each.record_id for page in pages for each in page.records] == IDS
     assert pages[-1].completeness == completeness
+
+
+@pytest.mark.parametrize("has_end", [True, False])
+@pytest.mark.parametrize("path", ["rows.-1.seen", "meta.next", "link"])
+@pytest.mark.parametrize(
+    ("form", "completeness"),
+    [
+        ("2024-01-01 00:00:0{}", "declared"),
+        ("Mon, 01 Jan 2024 00:00:0{} GMT", "declared"),
+        ("170406720{}", "declared"),
+        ("id-170406720{}", "last page"),
+    ],
+)
+async def test_time_of_any_field_of_an_item_is_no_unique_cursor(
+    form: str, completeness: str, path: str, has_end: bool
+) -> None:
+    """Wherever it is stated: the second of two items at one time may be passed over.
+
+    A last page that is requested again, as it does not say that it is, repeats no item.
+    """
+    rows = [{**each, "seen": form.format(number)} for number, each in enumerate(ROWS)]
+
+    def play(asked: Asked) -> Answer:
+        page = [each for each in rows if each["seen"] > asked.query.get("after", "")][:3]
+        after = page[-1]["seen"] if len(page) == 3 else None
+        link = None if after is None else str(URL("/feed.json").with_query(after=after))
+        sign = {"link": link} if path == "link" else {"meta": {"next": after}}
+        return answer(page, took=1, **(sign if after or has_end else {}))
+
+    paging = {"kind": "cursor", "parameter": "after"} if path != "link" else {"kind": "next"}
+    async with FeedServer(play=play) as feed:
+        pages = await pages_of(feed, paging={**paging, "path": path})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == completeness
+
+
+@pytest.mark.parametrize("path", ["rows.-1.id", "meta.next"])
+async def test_id_that_could_be_a_time_is_unique(path: str) -> None:
+    """As those of many services are, which count nanoseconds or days."""
+    rows = [{**each, "id": 1704067200000000000 + number} for number, each in enumerate(ROWS)]
+
+    def play(asked: Asked) -> Answer:
+        page = [each for each in rows if each["id"] > int(asked.query.get("after", 0))][:3]
+        return answer(page, meta={"next": page[-1]["id"] if len(page) == 3 else None})
+
+    async with FeedServer(play=play) as feed:
+        pages = await pages_of(feed, paging={"kind": "cursor", "path": path, "parameter": "after"})
+
+    assert pages[-1].completeness == "last page"
 
 
 async def test_cursor_that_begins_with_its_own_item_has_no_gap() -> None:
