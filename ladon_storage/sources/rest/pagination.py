@@ -19,7 +19,7 @@ from ladon_storage.collection.json_values import Number, payload_text
 from ladon_storage.sources.fields import SETTINGS
 from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.counting import counts, moved
+from ladon_storage.sources.rest.counting import counts, counts_along, moved
 from ladon_storage.sources.rest.links import hides_next, link_target, next_in
 from ladon_storage.sources.rest.names import LONGEST_SIGN
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
@@ -298,8 +298,14 @@ class _LinkedPagination(_ShiftingPagination, ABC):
             return None
         target = link_target(got.answer, link, keep_host=self.keep_host)
         number, index = step.number + got.count, step.index + 1
-        positions = moved(got.answer.url, target)
-        is_counted = any(counts(*each, number, index) for each in positions)
+        here = got.answer.url
+        is_counted = any(
+            counts(name, value, number, index)
+            or counts_along(
+                here.query.get(name, ""), value, (step.number, number), (step.index, index)
+            )
+            for name, value in moved(here, target)
+        )
         return PageRequest(
             url=target, number=number, index=index, is_counted=is_counted and not self.stable
         )
@@ -389,7 +395,11 @@ class CursorPagination(_ShiftingPagination):
         request = self.requesting(cursor)
         sent = {**request.query, **request.body}[self.parameter]
         number, index = step.number + got.count, step.index + 1
-        is_counted = not self.stable and counts(self.parameter, sent, number, index)
+        here = {**step.query, **step.body}.get(self.parameter, "")
+        is_counted = counts(self.parameter, sent, number, index) or counts_along(
+            here, sent, (step.number, number), (step.index, index)
+        )
+        is_counted = is_counted and not self.stable
         return replace(request, number=number, index=index, is_counted=is_counted)
 
     def is_zero(self, got: PageResponse) -> bool:
