@@ -186,6 +186,9 @@ _as_given = by_parts(_encoder(_marked, ensure_ascii=False, allow_nan=False))
 _as_ascii = by_parts(_encoder(_marked, allow_nan=False))
 _in_order = by_parts(_encoder(_marked_canonical, sort_keys=True, allow_nan=False), in_order=True)
 
+as_sent = _encoder(_marked)
+"""The encoder of the body of a request, in ASCII and with every digit of its numbers."""
+
 as_anything = by_parts(_encoder(_marked_anything))
 """The encoder of any value, as JSON where possible."""
 

@@ -258,6 +258,47 @@ async def test_body_of_a_post_is_a_template() -> None:
     assert feed.asks[3].body == {"query": "all", "ask": {"kind": "x"}}
 
 
+async def test_number_in_a_path_of_the_body_is_an_index() -> None:
+    """A list of filters keeps all of them, and the start is in its place."""
+    filters = [{"field": "changed", "value": "0"}, {"field": "kind", "value": "x"}]
+    async with FeedServer(Answer.of({"rows": ROWS[:1]})) as feed:
+        since = {"parameter": "groups.0.filters.-2.value", "location": "body", "format": "seconds"}
+        source = api(feed, method="POST", body={"groups": [{"filters": filters}]}, since=since)
+        await read(source, at(0))
+
+    begin = int(at(0).timestamp())
+    assert feed.asks[0].body == {
+        "groups": [{"filters": [{**filters[0], "value": begin}, filters[1]]}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("a.rows.value", "a list of 2 at a.rows"),
+        ("a.rows.2", "a list of 2 at a.rows"),
+        ("a.rows.1.x", "a value at a.rows.1"),
+        ("text.0", "a value at text"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["since", "until", "paging", "size"])
+def test_path_that_the_body_contradicts_is_refused(path: str, place: str, kind: str) -> None:
+    """Nothing that a body has gives way to a parameter, which may be the filter of its records."""
+    part = {"parameter": path, "location": "body"}
+    paged = {"paging": {"kind": "offset", "location": "body", "size_parameter": path}}
+    fields = {
+        "size": paged,
+        "paging": {"paging": {**part, "kind": "cursor"}},
+    }.get(kind, {kind: part})
+    body = {"a": {"rows": [{}, 1], "nothing": None}, "text": "SECRET"}
+    made = {"source_id": "feed", "url": "http://a/", "timestamps": ["at"], "body": body}
+    with pytest.raises(ConfigurationError) as caught:
+        source_from({"kind": "rest", "method": "POST", **made, **fields})
+
+    assert f"{path} is no place in body, which has {place}" in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+
+
 async def test_next_link_is_followed_as_it_is() -> None:
     """An address of the API's own has all the parameters; only the key is added."""
     page = {"rows": [], "next": "/api/more?token=a%2Bb"}

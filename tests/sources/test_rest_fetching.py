@@ -319,7 +319,14 @@ async def test_offsets_that_are_rounded_to_pages_are_read_whole() -> None:
 
 @pytest.mark.parametrize(
     "link",
-    ["/page/{0}", "/page{0}.json", "/rows;start={1}?limit=3", "/{1}?limit=3", "?range={1}-99"],
+    [
+        "/page/{0}",
+        "/page{0}.json",
+        "/rows;start={1}?limit=3",
+        "/{1}?limit=3",
+        "?range={1}-99",
+        "?token=3_{1}_7",
+    ],
 )
 @pytest.mark.parametrize("before", [1, 2, 3])
 async def test_position_in_a_path_or_a_range_shifts_as_one_in_a_parameter(
@@ -488,6 +495,51 @@ TOKENS: dict[str, Callable[[int], str]] = {
     "relay": lambda offset: packed(f"arrayconnection:{offset - 1}"),
     "page": lambda offset: packed(f"page:{offset // 5 + 1}:of"),
 }
+
+
+BESIDE: dict[str, Callable[[int], str]] = {
+    "fields": lambda offset: packed(json.dumps({"o": offset, "t": 1724760000})),
+    "list": lambda offset: packed(json.dumps([offset, 5])),
+    "size": lambda offset: f"o:{offset}|l:5",
+    "token": lambda offset: f"{offset}_{sha256(str(offset).encode()).hexdigest()}_5",
+    "time": lambda offset: f"2024-01-05T10:{offset}:00Z,{offset},7",
+    "page": lambda offset: packed(json.dumps({"p": offset // 5 + 1, "s": "7-5"})),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("token", BESIDE)
+async def test_cursor_that_counts_beside_other_numbers_is_checked(token: str, change: str) -> None:
+    """It counts if two of them do at one place, so the first page is checked last."""
+    for before in range(12):
+        script: list[list[Change]] = [[]] * before + [[(change, 0)]]
+        listing = Opaque(CursorPagination(), 23, 5, script)
+        listing.tokens = ["", *map(BESIDE[token], range(1, 50))]
+        assert listing.throughout <= set(await read(listing)), before
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        lambda offset: packed(json.dumps({"id": 4711 + offset * 3, "t": 1724760000 + offset})),
+        lambda offset: f"2024-01-{offset:02d}T10:{offset:02d}:00Z_k",
+        lambda offset: f"Fri, 05 Jan 2024 10:00:{offset} GMT",
+        lambda offset: f"{sha256(str(offset).encode()).hexdigest()}_5_20",
+        lambda offset: packed(json.dumps({"limit": 5, "after": f"k{offset}", "t": 17})),
+        lambda offset: packed(sha256(str(offset).encode()).hexdigest()),
+        lambda offset: f"dXNlcjpV{offset}TkZ{offset}UVDI{offset}",
+    ],
+)
+async def test_cursor_of_ids_or_times_or_sizes_is_not_asked_twice(
+    token: Callable[[int], str],
+) -> None:
+    """Numbers that are as great by chance, or next to letters, are no positions."""
+    listing = Opaque(CursorPagination(), 23, 5)
+    listing.tokens = ["", *map(token, range(1, 50))]
+    listing.rows = [(number + 1, 0) for number, _ in listing.rows]
+
+    assert await read(listing) == list(range(1, 24))
+    assert listing.asked == [0, 5, 10, 15, 20]
 
 
 @pytest.mark.parametrize("change", CHANGES)

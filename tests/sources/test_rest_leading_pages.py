@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
+from yarl import URL
 
 from ladon_storage.sources.rest import reading
 from ladon_storage.sources.rest.counting import counts
@@ -34,6 +37,52 @@ async def test_cursor_that_leads_to_the_beginning_or_nowhere_is_the_end(end: Any
 
     assert [each.record_id for page in pages for each in page.records] == IDS
     assert pages[-1].completeness == "last page"
+
+
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("end", [0, "0", None, -1])
+@pytest.mark.parametrize("pages", [3, 4])
+async def test_cursor_that_counts_down_leads_to_number_zero(
+    step: int, end: Any, pages: int
+) -> None:
+    """From the newest shard or offset to the first one; whatever follows that is the end."""
+    rows = [row(number) for number in range(3 * pages)]
+
+    def shards(asked: Asked) -> Answer:
+        number = int(asked.query.get("cursor", (pages - 1) * step))
+        first = number // step * 3
+        return answer(rows[first : first + 3], next_cursor=number - step if number else end)
+
+    async with FeedServer(play=shards) as feed:
+        ids = await ids_of(feed, paging={"kind": "cursor"})
+
+    assert sorted(ids, key=int) == [str(each["id"]) for each in rows]
+
+
+@pytest.mark.parametrize("more", [{}, {"more": False}])
+@pytest.mark.parametrize("beyond", ["beginning", "last page", "nothing", "refusal"])
+async def test_zero_behind_a_one_that_leads_nowhere_is_the_end(
+    beyond: str, more: dict[str, Any]
+) -> None:
+    """Most APIs say by it that no page follows: it costs a request, and none where they say so."""
+
+    def paged(asked: Asked) -> Answer:
+        cursor = asked.query.get("cursor")
+        if cursor == "0" and beyond == "refusal":
+            return answer([], status=400)
+        if cursor == "0" and beyond == "nothing":
+            return answer([], next_cursor=0)
+        if cursor == "1" or (cursor == "0" and beyond == "last page"):
+            return answer(ROWS[4:], next_cursor=0, **more)
+        return answer(ROWS[:4], next_cursor=1)
+
+    path = {"more": "more"} if more else {}
+    async with FeedServer(play=paged) as feed:
+        pages = await pages_of(feed, paging={"kind": "cursor", **path})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == "last page"
+    assert [each.query.get("cursor") for each in feed.asks].count("0") == (not more)
 
 
 async def test_cursor_of_an_item_may_be_zero() -> None:
@@ -361,6 +410,26 @@ async def test_cursor_is_itself_in_the_body(cursor: Any) -> None:
     assert feed.asks[1].body == {"search_after": cursor}
 
 
+@pytest.mark.parametrize("digits", ["1724760000.1234569", "0.10", "1e400", "12345678901234567890"])
+async def test_number_is_sent_in_the_body_with_its_own_digits(
+    digits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A float would go on before some items, or behind others."""
+    texts: list[str] = []
+
+    async def note(request: web.Request) -> Any:
+        texts.append(await request.text())
+        return json.loads(texts[-1])
+
+    monkeypatch.setattr(web.Request, "json", note)
+    first = f'{{"rows": {json.dumps(ROWS[:3])}, "next_cursor": [{digits}, "ä"]}}'
+    paging = {"kind": "cursor", "location": "body"}
+    async with FeedServer(Answer(first.encode()), answer(ROWS[3:], next_cursor=None)) as feed:
+        assert await ids_of(feed, method="POST", body={"size": 3}, paging=paging) == IDS
+
+    assert texts[1] == f'{{"size":3,"cursor":[{digits},"\\u00e4"]}}'
+
+
 @pytest.mark.parametrize("characters", [1, 700_000])
 async def test_cursor_may_be_of_the_last_item(characters: int) -> None:
     """As Elasticsearch sorts, also on a large page: the end is a page without any."""
@@ -666,6 +735,56 @@ async def test_cursor_that_is_not_unique_is_only_declared(
 
     assert [each.record_id for page in pages for each in page.records] == IDS
     assert pages[-1].completeness == completeness
+
+
+@pytest.mark.parametrize("has_end", [True, False])
+@pytest.mark.parametrize("path", ["rows.-1.seen", "meta.next", "link"])
+@pytest.mark.parametrize(
+    ("form", "completeness"),
+    [
+        ("2024-01-01 00:00:0{}", "declared"),
+        ("Mon, 01 Jan 2024 00:00:0{} GMT", "declared"),
+        ("170406720{}", "declared"),
+        ("id-170406720{}", "last page"),
+    ],
+)
+async def test_time_of_any_field_of_an_item_is_no_unique_cursor(
+    form: str, completeness: str, path: str, has_end: bool
+) -> None:
+    """Wherever it is stated: the second of two items at one time may be passed over.
+
+    A last page that is requested again, as it does not say that it is, repeats no item.
+    """
+    rows = [{**each, "seen": form.format(number)} for number, each in enumerate(ROWS)]
+
+    def play(asked: Asked) -> Answer:
+        page = [each for each in rows if each["seen"] > asked.query.get("after", "")][:3]
+        after = page[-1]["seen"] if len(page) == 3 else None
+        link = None if after is None else str(URL("/feed.json").with_query(after=after))
+        sign = {"link": link} if path == "link" else {"meta": {"next": after}}
+        return answer(page, took=1, **(sign if after or has_end else {}))
+
+    paging = {"kind": "cursor", "parameter": "after"} if path != "link" else {"kind": "next"}
+    async with FeedServer(play=play) as feed:
+        pages = await pages_of(feed, paging={**paging, "path": path})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == completeness
+
+
+@pytest.mark.parametrize("path", ["rows.-1.id", "meta.next"])
+async def test_id_that_could_be_a_time_is_unique(path: str) -> None:
+    """As those of many services are, which count nanoseconds or days."""
+    rows = [{**each, "id": 1704067200000000000 + number} for number, each in enumerate(ROWS)]
+
+    def play(asked: Asked) -> Answer:
+        page = [each for each in rows if each["id"] > int(asked.query.get("after", 0))][:3]
+        return answer(page, meta={"next": page[-1]["id"] if len(page) == 3 else None})
+
+    async with FeedServer(play=play) as feed:
+        pages = await pages_of(feed, paging={"kind": "cursor", "path": path, "parameter": "after"})
+
+    assert pages[-1].completeness == "last page"
 
 
 async def test_cursor_that_begins_with_its_own_item_has_no_gap() -> None:

@@ -11,6 +11,7 @@ from yarl import URL
 
 from ladon_storage.client.pool import tls_context
 from ladon_storage.collection.credentials import resolve_secret
+from ladon_storage.collection.json_values import as_sent
 from ladon_storage.sources.fields import Connection
 from ladon_storage.sources.http.decompression import ACCEPTED
 from ladon_storage.sources.http.proxies import proxies_kept
@@ -50,6 +51,7 @@ def open_session(connection: Connection) -> aiohttp.ClientSession:
             "Accept": "application/json",
             "Accept-Encoding": ACCEPTED,
         },
+        json_serialize=as_sent,
         auto_decompress=False,
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,

@@ -8,13 +8,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection
 from typing import NoReturn
 
 import stamina
 
+from ladon_storage.collection.json_values import as_sent
 from ladon_storage.errors import CircuitOpenError, SourceError
 from ladon_storage.sources.fields import Rate
 from ladon_storage.sources.http.hosts import Admission, host_of, wait_for_rate_limit
@@ -123,9 +123,7 @@ class RequestSender:
         """Make one request if the circuits admit it, and report its outcome to them."""
         self._transport.check_host(request)
         if (watching := observer()) is not None:
-            body = (
-                None if request.body is None else self._transport.masked(json.dumps(request.body))
-            )
+            body = None if request.body is None else self._transport.masked(as_sent(request.body))
             watching.asking(request.method, self._transport.masked(with_query(request.url)), body)
         await wait_for_rate_limit(request.url, self._rate)
         try:

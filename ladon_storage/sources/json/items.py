@@ -22,7 +22,7 @@ from ladon_storage.collection.records import Item, Record, Reject, joined_id, ve
 from ladon_storage.sources.json.columns import columns_of
 from ladon_storage.sources.timestamps import TimestampParser
 
-_INDEX = re.compile(r"-?[0-9]{1,9}")
+INDEX = re.compile(r"-?[0-9]{1,9}")
 
 
 def value_at(document: object, path: str) -> Any:
@@ -43,7 +43,7 @@ def value_at(document: object, path: str) -> Any:
         first, _, path = path.partition(".")
         if isinstance(document, dict):
             document = document.get(first)
-        elif isinstance(document, list) and _INDEX.fullmatch(first):
+        elif isinstance(document, list) and INDEX.fullmatch(first):
             index = int(first)
             if not -len(document) <= index < len(document):
                 return None

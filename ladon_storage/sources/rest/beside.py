@@ -36,6 +36,11 @@ class Beside:
         """Return whether a page that should not exist has records, one of which did not come."""
         return not all(map(self._tally.has, await self._keys(step)))
 
+    async def has_only_others(self, step: PageRequest) -> bool:
+        """Return whether a page that should not exist has records, none of which came."""
+        keys = await self._keys(step)
+        return bool(keys) and not any(map(self._tally.has, keys))
+
     async def page_of_others(
         self, paging: PageNumberPagination, last: ListPage, *, behind: int
     ) -> int | None:

@@ -23,6 +23,8 @@ _BY_ITEM = names(
     "after afterid sinceid minid maxid lastid startingafter startafter before beforeid"
 )
 _NUMBER = re.compile(r"(?<!\d)\d{1,18}(?!\d)")
+_LONE = re.compile(r"(?<![A-Za-z0-9.])\d{1,18}(?![A-Za-z0-9.])")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ][\d:.]+)?|\d\d:\d\d:\d\d")
 # A name is tried from its first letter alone: from each of them, a long one would take minutes.
 _NAMED_NUMBER = re.compile(r"(?<![A-Za-z_-])([A-Za-z_-]+)[\"']?\s*[:=]\s*[\"']?\d{1,18}(?!\w)")
 
@@ -80,6 +82,46 @@ def counts(name: str, cursor: object, number: int, index: int) -> bool:
     if name in _BY_ITEM:  # which may be an offset all the same
         return text == str(number) or _counts_in(_unpacked(text), number, index)
     return any(_counts_in(each, number, index) for each in (text, _unpacked(text)))
+
+
+def counts_along(
+    before: object, cursor: object, items: tuple[int, int], pages: tuple[int, int]
+) -> bool:
+    """Return whether a cursor counts beside other numbers, and the one before it at the same place.
+
+    In a single cursor a size, an id or a part of a time may be as great by chance.
+
+    Args:
+        before: The cursor before.
+        cursor: The cursor.
+        items: How many items came before the pages of the two.
+        pages: How many pages.
+
+    >>> counts_along("o:20|l:20", "o:40|l:20", (20, 40), (1, 2))
+    True
+    >>> counts_along("20_4711", "20_7", (20, 40), (1, 2))
+    False
+    """
+    counted = {(each + pages[0], each + pages[1]) for each in (0, 1)}
+    if items[0] < items[1]:
+        counted |= {(each + items[0], each + items[1]) for each in (-1, 0, 1)}
+    for numbers, others in zip(_numbers_in(before), _numbers_in(cursor), strict=True):
+        is_alike = 1 < len(numbers) == len(others)
+        if is_alike and not counted.isdisjoint(zip(numbers, others, strict=True)):
+            return True
+    return False
+
+
+def _numbers_in(cursor: object) -> list[list[int]]:
+    """Return the numbers of a text that stand alone, and those inside it if it is of base64.
+
+    Those next to a letter are random parts of a token.
+    """
+    text = str(cursor)
+    return [
+        [int(each) for each in _LONE.findall(_TIME.sub("", each))]
+        for each in (text[:_LONGEST_CURSOR], _unpacked(text))
+    ]
 
 
 def _counts_in(text: str, number: int, index: int) -> bool:

@@ -3,7 +3,7 @@
 - An API that goes on behind the value passes over the items that share it with the last one of a
   page. One that begins with the value does not, as its next page repeats the last item.
 - A value that is unique, such as an id, has no such gap. Values that are equal but for their case
-  may be equal to the API.
+  may be equal to the API. A time is never known to be unique, wherever the API states it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from __future__ import annotations
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.listing import ListPage, PagedApi
 from ladon_storage.sources.rest.page import PageRequest
-from ladon_storage.sources.rest.pagination import CursorPagination
+from ladon_storage.sources.rest.pagination import CursorPagination, leads_on
+from ladon_storage.sources.rest.positions import values_of
+from ladon_storage.sources.timestamps import any_timestamps
 
 MAX_CHECKS = 5
 """The limit on pages that end between items with one value whose other items are requested."""
+
+_read_time = any_timestamps()
 
 
 class ItemCursors:
@@ -38,24 +42,39 @@ class ItemCursors:
 
     def note(self, page: ListPage) -> None:
         """Add the next page with items, also one that only ends the list."""
-        if self._path is None or page is self._last or not isinstance(page.response.items, list):
+        if page is self._last or not isinstance(page.response.items, list):
+            return
+        before = self._last
+        if before is not None and before.request.place == page.request.place:
+            before = None  # the same page, requested again
+        self._has_gaps |= before is not None and self._goes_by_time(page, before)
+        if not page.keys:
+            return
+        self._last = page
+        self._is_inclusive |= before is not None and before.keys[-1] in page.keys
+        if self._path is None:
             return
         values = [_comparable(value_at(each, self._path)) for each in page.response.items]
-        if not values:
-            return
-        if self._last is not None:
-            self._is_inclusive |= self._last.keys[-1] in page.keys
-            if self._is_one_value and not self._is_inclusive:
-                self.problem = (
-                    f"goes on behind a page whose {len(self._last.keys)} items all have one value "
-                    f"at {self._path!r}, so others with it may be passed over"
-                )
+        if before is not None and self._is_one_value and not self._is_inclusive:
+            self.problem = (
+                f"goes on behind a page whose {len(before.keys)} items all have one value "
+                f"at {self._path!r}, so others with it may be passed over"
+            )
         distinct = {*values}
-        self._last, self._is_one_value = page, len(distinct) < 2 <= len(values)
+        self._is_one_value = len(distinct) < 2 <= len(values)
         self._has_gaps |= self._path in self._times or len(distinct) < len(values)
         self._has_gaps |= None in distinct
+        self._has_gaps |= _is_time(value_at(page.response.items[-1], self._path), page)
         if not self._is_one_value and len(values) > 1 and values[-1] == values[-2]:
             self._check_later(page, values)
+
+    def _goes_by_time(self, page: ListPage, before: ListPage) -> bool:
+        """Return whether a page was requested by a time of the last item before it."""
+        if not leads_on(self._paging) or self._paging.only_declared:
+            return False
+        last = before.response.items[-1]
+        moved = {*values_of(page.request)} - {*values_of(before.request)}
+        return any(_is_time(value, before) and _holds(last, value) for _, value in moved)
 
     def _check_later(self, page: ListPage, values: list[str | None]) -> None:
         """Remember the request for all items that share the value of a page's last one."""
@@ -86,3 +105,24 @@ def _path_in_item(api: PagedApi) -> str | None:
 def _comparable(value: object) -> str | None:
     """Return a value as APIs compare it at the most tolerant; ``None``: there is none."""
     return None if value is None else str(value).casefold().rstrip()
+
+
+def _is_time(value: object, page: ListPage) -> bool:
+    """Return whether a value is a time, and not a number that is the id of a page's last item."""
+    try:
+        _read_time(value)
+    except ValueError:
+        return False
+    return str(value) != page.last_id
+
+
+def _holds(item: object, text: str) -> bool:
+    """Return whether any value of an item is written as a text."""
+    left = [item]
+    while left:  # a loop, since it may be nested deeply
+        each = left.pop()
+        if isinstance(each, dict | list):
+            left += each.values() if isinstance(each, dict) else each
+        elif each is not None and str(each) == text:
+            return True
+    return False

@@ -19,7 +19,7 @@ from ladon_storage.collection.json_values import Number, payload_text
 from ladon_storage.sources.fields import SETTINGS
 from ladon_storage.sources.http.urls import LONGEST_ADDRESS
 from ladon_storage.sources.json.items import value_at
-from ladon_storage.sources.rest.counting import counts, moved
+from ladon_storage.sources.rest.counting import counts, counts_along, moved
 from ladon_storage.sources.rest.links import hides_next, link_target, next_in
 from ladon_storage.sources.rest.names import LONGEST_SIGN
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
@@ -298,8 +298,14 @@ class _LinkedPagination(_ShiftingPagination, ABC):
             return None
         target = link_target(got.answer, link, keep_host=self.keep_host)
         number, index = step.number + got.count, step.index + 1
-        positions = moved(got.answer.url, target)
-        is_counted = any(counts(*each, number, index) for each in positions)
+        here = got.answer.url
+        is_counted = any(
+            counts(name, value, number, index)
+            or counts_along(
+                here.query.get(name, ""), value, (step.number, number), (step.index, index)
+            )
+            for name, value in moved(here, target)
+        )
         return PageRequest(
             url=target, number=number, index=index, is_counted=is_counted and not self.stable
         )
@@ -389,8 +395,18 @@ class CursorPagination(_ShiftingPagination):
         request = self.requesting(cursor)
         sent = {**request.query, **request.body}[self.parameter]
         number, index = step.number + got.count, step.index + 1
-        is_counted = not self.stable and counts(self.parameter, sent, number, index)
+        here = {**step.query, **step.body}.get(self.parameter, "")
+        is_counted = counts(self.parameter, sent, number, index) or counts_along(
+            here, sent, (step.number, number), (step.index, index)
+        )
+        is_counted = is_counted and not self.stable
         return replace(request, number=number, index=index, is_counted=is_counted)
+
+    def is_zero(self, got: PageResponse) -> bool:
+        """Return whether a page has the cursor 0, and does not say that it is the last one."""
+        cursor = value_at(got.document, self.path)
+        is_over = self.more and promised_at(got.document, self.more) is False
+        return not is_over and not isinstance(cursor, bool) and cursor in (0, "0")
 
     def requesting(self, cursor: object) -> PageRequest:
         """Return the request for the page behind a cursor.
@@ -411,9 +427,9 @@ def _in_query(cursor: object, path: str) -> str | int:
 
 
 def _in_body(cursor: object) -> object:
-    """Return a cursor as JSON has it."""
-    if isinstance(cursor, Number):
-        return int(cursor.text) if cursor.is_whole else float(cursor.text)
+    """Return a cursor as JSON has it; a `Number` that is left is sent with its own digits."""
+    if isinstance(cursor, Number) and cursor.is_whole:
+        return int(cursor.text)
     if isinstance(cursor, list):
         return [_in_body(each) for each in cursor]
     if isinstance(cursor, dict):

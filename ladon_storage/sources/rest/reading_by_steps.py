@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
+from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.counting import is_by_item
 from ladon_storage.sources.rest.listing import ListPage, MovedError
+from ladon_storage.sources.rest.names import count_in
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import (
     CursorPagination,
@@ -51,6 +53,7 @@ class ReadingBySteps(Reading):
                 page, is_counted = again, is_counted or again.request.is_counted
                 following = self._following(page, position)
             following = following or await self._denied(page, position)
+            following = following or await self._counted_down(page, position)
             if following is None:
                 break
             if fresh is not None:
@@ -127,6 +130,28 @@ class ReadingBySteps(Reading):
         if step is None or step.place in self._asked:
             return None
         return step if await self._beside.has_others(step) else None
+
+    async def _counted_down(self, page: ListPage, position: int) -> PageRequest | None:
+        """Return the request with the cursor 0 of a page, if the cursors count down to it.
+
+        Most APIs mean by a 0 that no page follows. Where it is the next lower number, of pages or
+        of items, it is tried, and followed if it leads to records of which none came.
+        """
+        paging = self._paging
+        if not isinstance(paging, CursorPagination) or self._numbers.is_proven(page, position):
+            return None
+        sent = dict(values_of(page.request)).get(paging.parameter)
+        is_lowest = page.keys and count_in(sent) in (1, page.response.count)
+        if not is_lowest or page.request.is_once or not paging.is_zero(page.response):
+            return None
+        step = replace(
+            paging.requesting(value_at(page.response.document, paging.path)),
+            number=page.request.number + page.response.count,
+            index=page.request.index + 1,
+        )
+        if step.place in self._asked or not await self._beside.has_only_others(step):
+            return None
+        return step
 
     def _following(self, page: ListPage, position: int) -> PageRequest | None:
         """Return the request for the next page; ``None`` at the end."""

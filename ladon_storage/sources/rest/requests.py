@@ -34,6 +34,7 @@ from ladon_storage.sources.json.documents import (
 from ladon_storage.sources.json.items import getter, value_at, values_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.json.spooled import SpooledBody
+from ladon_storage.sources.rest.body import put_at
 from ladon_storage.sources.rest.failures import failure, other_list
 from ladon_storage.sources.rest.listing import KEY_END, Keys
 from ladon_storage.sources.rest.names import count_in, names, plain
@@ -279,7 +280,7 @@ class ApiRequests:
             )
         body = copy.deepcopy(api.body or {})
         for path, value in {**self.bounds["body"], **step.body}.items():
-            _put(body, path, value)
+            put_at(body, path, value)
         return await self.http.post(
             url,
             body,
@@ -390,13 +391,3 @@ def _texts(values: list[Any]) -> list[str]:
 
 def _values(item: object, paths: tuple[str, ...]) -> str:
     return repr([value_at(item, path) for path in paths])
-
-
-def _put(body: dict[str, Any], path: str, value: object) -> None:
-    *above, name = path.split(".")
-    for each in above:
-        below = body.setdefault(each, {})
-        if not isinstance(below, dict):
-            below = body[each] = {}
-        body = below
-    body[name] = value

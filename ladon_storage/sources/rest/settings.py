@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
@@ -35,6 +36,7 @@ from ladon_storage.sources.fields import (
 from ladon_storage.sources.http.urls import SourceUrl, secret_in
 from ladon_storage.sources.json.items import ItemReader
 from ladon_storage.sources.problems import present
+from ladon_storage.sources.rest.body import put_at
 from ladon_storage.sources.rest.pagination import Location, Pagination, SinglePage
 from ladon_storage.sources.timestamps import (
     PER_SECOND,
@@ -79,7 +81,8 @@ class TimeParameter(BaseModel):
     parameter: str = Field(
         min_length=1,
         title="Parameter name",
-        description="Name of the parameter. In a body, dots separate the levels.",
+        description="Name of the parameter. In a body, dots separate the levels, and a number is "
+        "an index of a list.",
     )
     location: Location = Field(
         "query",
@@ -268,6 +271,12 @@ class RestSettings(BaseModel):
             raise ValueError("a GET has no body; set the method to POST")
         if self.full_snapshot and self.overlap is not None:
             raise ValueError("a full snapshot reads everything; leave overlap empty")
+        body = copy.deepcopy(self.body or {})
+        for part in in_body:
+            is_there = getattr(part, "location", "") == "body"
+            for name in ("parameter", "size_parameter") if is_there else ():
+                if path := getattr(part, name, ""):
+                    put_at(body, path, 0)
         for name in ("params", "body"):
             if (found := secret_in("", getattr(self, name))) is not None:
                 raise ValueError(
