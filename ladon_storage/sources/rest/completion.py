@@ -97,13 +97,16 @@ class Completion:
         """Return whether a page without an item is the end, whatever it links to.
 
         A flag that may be about the answer alone says so only where the links of the pages before
-        are ``is_tried``, and led to nothing: some APIs link for ever.
+        are ``is_tried``, and led to nothing: some APIs link for ever. So does a total that may be
+        that of one page.
         """
         if page.keys or self._paging.only_declared:
             return False
         got = page.response
         told = (got.answer, got.document, got.items, self._api.records)
-        if self.numbers.is_whole(position) and self.numbers.filled > 0:
+        numbers = self.numbers
+        is_met = numbers.filled > 0 and numbers.is_whole(position)
+        if is_met and (is_tried or not numbers.is_of_one_page):
             return True
         return is_over(*told, is_linked=not is_tried)
 
