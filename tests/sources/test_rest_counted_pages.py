@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -932,3 +933,45 @@ async def test_page_that_is_capped_and_skips_what_was_requested_is_refused(
         assert await ids_of(feed, **settings) == IDS
 
     assert "passed over others to the next page. Request 2 items for a page" in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_once"),
+    [*product(["page", "params", "next", "link", "cursor"], [False, True]), ("offset", False)],
+)
+async def test_page_that_is_capped_in_the_middle_is_no_whole_one(kind: str, is_once: bool) -> None:
+    """A server may lower the size of a page under load, and count on by the requested one.
+
+    A page that is whole when it is requested again is a reason to read the list again.
+    """
+    rows, capped = [row(number) for number in range(12)], 0
+
+    def shed(asked: Asked) -> Answer:
+        nonlocal capped
+        number, size = int(asked.query.get("page", 1)), int(asked.query.get("size", 4))
+        begin = int(asked.query.get("skip", (number - 1) * size))
+        shown = rows[begin : begin + size]
+        if begin == 4 and size == 4 and (not is_once or capped < 2):
+            shown, capped = shown[:2], capped + 1
+        behind = begin + size < len(rows)
+        where = f"skip={begin + size}" if kind == "offset" else f"page={number + 1}&size={size}"
+        to = f"/feed.json?{where}" if behind else None
+        more: dict[str, Any] = {"next": to} if kind in ("next", "offset") else {}
+        if kind == "cursor":
+            more = {"next_cursor": number + 1 if behind else None}
+        link = {"Link": f'<{to}>; rel="next"'} if kind == "link" and to else {}
+        return answer(shown, link, **more)
+
+    settings: dict[str, dict[str, Any]] = {
+        "page": {"paging": {"kind": "page", "size_parameter": "size", "page_size": 4}},
+        "params": {"paging": {"kind": "page"}, "params": {"size": 4}},
+        "offset": {"paging": {"kind": "next"}},
+        "cursor": {"paging": {"kind": "cursor", "parameter": "page"}, "params": {"size": 4}},
+    }
+    async with FeedServer(play=shed) as feed:
+        fields = settings.get(kind, {"paging": {"kind": kind}})
+        if is_once:
+            assert {*await ids_of(feed, **fields)} == {str(each["id"]) for each in rows}
+        else:
+            said = await refused(feed, **fields)
+            assert "passed over others to the next page. Request 2 items for a page" in said

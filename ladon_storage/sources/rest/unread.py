@@ -18,7 +18,12 @@ from ladon_storage.sources.rest.pagination import (
     PageNumberPagination,
     leads_on,
 )
-from ladon_storage.sources.rest.positions import PageTrail, pages_behind, smaller_pages
+from ladon_storage.sources.rest.positions import (
+    PageTrail,
+    behind_short,
+    pages_behind,
+    smaller_pages,
+)
 
 BEHIND_PAGES = 3
 """The limit on pages that are requested behind an empty one."""
@@ -151,11 +156,26 @@ class Unread:
             return None
         step = smaller_pages(self._paging, last, size, self._api.limits)
         if step is None or not await self._beside.has_others(step):
-            return None
+            return await self._behind_short(first, last)
         await self._check_unmoved(first, last)
         return (
             f"returned {size} items on its first page, fewer than requested for a page, and passed "
             "over others to the next page",
+            f"request {size} items for a page",
+        )
+
+    async def _behind_short(self, first: ListPage, last: ListPage) -> Problem | None:
+        """Return the sign that a page in the middle is short, and passes over others."""
+        step = behind_short(self._paging, self._trail, self._api.limits)
+        if step is None or self._trail.short is None or not await self._beside.has_others(step):
+            return None
+        request, size = self._trail.short
+        await self._check_unmoved(first, last)
+        if len((await self._get(request)).keys) != size:
+            raise MovedError("returned fewer items on a page than on one before it")
+        return (
+            f"returned {size} items on a page, fewer than on one before it, and passed over others "
+            "to the next page",
             f"request {size} items for a page",
         )
 
