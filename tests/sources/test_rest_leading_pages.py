@@ -589,6 +589,29 @@ async def test_link_with_another_page_size_passes_nothing_over() -> None:
         assert await ids_of(feed, paging={"kind": "next"}) == IDS
 
 
+@pytest.mark.parametrize("kind", ["next", "link"])
+@pytest.mark.parametrize(("count", "default"), [(7, 3), (4, 3), (7, 2), (4, 2), (7, 1)])
+async def test_link_without_the_size_of_the_first_page_passes_nothing_over(
+    kind: str, count: int, default: int
+) -> None:
+    """A second page of a larger size begins behind records that no page has."""
+
+    def paged(asked: Asked) -> Answer:
+        number, size = int(asked.query.get("page", 1)), int(asked.query.get("limit", default))
+        to = f"/feed.json?page={number + 1}" if number * size < count else None
+        link = {"Link": f'<{to}>; rel="next"'} if kind == "link" and to else {}
+        rows = ROWS[:count][(number - 1) * size : number * size]
+        more: dict[str, Any] = {"next": to} if kind == "next" else {}
+        return answer(rows, link, **more)
+
+    async with FeedServer(play=paged) as feed:
+        fields = {"params": {"limit": 2}, "paging": {"kind": kind}}
+        if default > 2:
+            assert "Remove 'limit' from params" in await refused(feed, **fields)
+        else:
+            assert [*dict.fromkeys(await ids_of(feed, **fields))] == IDS[:count]
+
+
 @pytest.mark.parametrize("cap", [2, 3])
 async def test_link_to_a_later_offset_than_came_passes_nothing_over(cap: int) -> None:
     """A server that caps its pages may link as if it had delivered all that were requested."""

@@ -153,6 +153,32 @@ def behind_short(
     return _with(request, "query", {sizes[0]: 1})
 
 
+def without_size(
+    paging: Pagination, last: ListPage, trail: PageTrail, limits: Mapping[str, int]
+) -> PageRequest | None:
+    """Return the request for the first page as links have it that do not have its size.
+
+    If the pages behind the first one are as large as it, so is the size that the API uses then.
+
+    Args:
+        paging: The pagination.
+        last: The last page of the list.
+        trail: The sizes of its pages.
+        limits: The parameters that limit the items of the first page.
+    """
+    url = last.request.url
+    found = _position(paging, last.request, 0)
+    if url is None or found is None or not limits:
+        return None
+    if any(name in limits or plain(name) in SIZES for name in url.query):
+        return None
+    name, number, step = found
+    is_known = trail.filled > 2 and trail.largest == trail.first
+    if not step or is_known or number < last.request.index:
+        return None
+    return _replaced(paging, last.request, name, str(number - last.request.index))
+
+
 def smaller_pages(
     paging: Pagination, last: ListPage, size: int, limits: Mapping[str, int]
 ) -> PageRequest | None:

@@ -23,6 +23,7 @@ from ladon_storage.sources.rest.positions import (
     behind_short,
     pages_behind,
     smaller_pages,
+    without_size,
 )
 
 BEHIND_PAGES = 3
@@ -156,12 +157,26 @@ class Unread:
             return None
         step = smaller_pages(self._paging, last, size, self._api.limits)
         if step is None or not await self._beside.has_others(step):
-            return await self._behind_short(first, last)
+            missed = await self._without_size(first, last)
+            return missed or await self._behind_short(first, last)
         await self._check_unmoved(first, last)
         return (
             f"returned {size} items on its first page, fewer than requested for a page, and passed "
             "over others to the next page",
             f"request {size} items for a page",
+        )
+
+    async def _without_size(self, first: ListPage, last: ListPage) -> Problem | None:
+        """Return the sign that links lack the size of the first page, and pass over others."""
+        step = without_size(self._paging, last, self._trail, self._api.limits)
+        if step is None or not await self._beside.has_others(step):
+            return None
+        await self._check_unmoved(first, last)
+        names = " and ".join(map(repr, self._api.limits))
+        return (
+            f"links to pages without {names}, whose size is not that of the first page, and passes "
+            "over others between them",
+            f"remove {names} from params, so that all pages have one size",
         )
 
     async def _behind_short(self, first: ListPage, last: ListPage) -> Problem | None:
