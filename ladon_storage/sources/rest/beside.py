@@ -1,6 +1,8 @@
 """Requests outside the list's own pages, which show what those pages leave out.
 
 - Only an answer with records is evidence. A refusal or an error is none, and is requested once.
+- Where the pagination is known, as a provider's own, such a page is one like any other: an error
+  there is one, and nothing is in front of the first page.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ class Beside:
     Args:
         api: The source.
         tally: The records delivered in the reading.
+        is_known: Whether the pagination is known, and not only declared.
     """
 
-    def __init__(self, api: PagedApi, tally: SeenRecords) -> None:
+    def __init__(self, api: PagedApi, tally: SeenRecords, *, is_known: bool) -> None:
         self._api = api
         self._tally = tally
+        self._is_known = is_known
 
     @property
     def knows_all(self) -> bool:
@@ -49,7 +53,7 @@ class Beside:
         The page before the first one is checked, and so many behind the last one. A page with any
         record that came already is a page that was read, under another number.
         """
-        beside = [paging.first_number - 1] if paging.first_number else []
+        beside = [paging.first_number - 1] if paging.first_number and not self._is_known else []
         beside += [last.request.number + distance for distance in range(1, behind + 1)]
         for number in beside:
             there = await self._keys(paging.numbered(number))
@@ -81,7 +85,10 @@ class Beside:
 
     async def _keys(self, step: PageRequest) -> Sequence[str]:
         try:
-            got = await self._api.page(step, accept=_ERRORS, may_be_empty=True)
+            accept = () if self._is_known else _ERRORS
+            got = await self._api.page(step, accept=accept, may_be_empty=True)
             return await self._api.keys(got.items)
         except SourceError:
+            if self._is_known:
+                raise
             return ()

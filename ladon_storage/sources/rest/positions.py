@@ -16,6 +16,7 @@ from ladon_storage.sources.rest.page import PageRequest
 from ladon_storage.sources.rest.pagination import (
     CursorPagination,
     Location,
+    OffsetPagination,
     PageNumberPagination,
     Pagination,
 )
@@ -40,8 +41,12 @@ class PageTrail:
     """Whether a page before the last one has another size than the first one."""
     id_parameter: str | None = None
     """The parameter that has the id of the last item before each page."""
+    largest: int = 0
+    short: tuple[PageRequest, int] | None = None
+    """The first page with fewer items than one before it, if it is not the last, and how many."""
     passed_over: PageRequest | None = None
     """The request for a page whose number is between those of two linked pages."""
+    _latest: PageRequest | None = None
     _last_id: str = ""
     _number: int = 1
 
@@ -50,7 +55,10 @@ class PageTrail:
         self._add_number(page.request)
         size = page.response.count
         self.is_uneven |= self.filled > 0 and self.last != self.first
+        if self.short is None and self._latest is not None and self.last < self.largest:
+            self.short = self._latest, self.last
         self.first, self.last = self.first or size, size
+        self.largest, self._latest = max(self.largest, size), page.request
         if self.filled:
             by_id = {name for name, value in values_of(page.request) if value == self._last_id}
             known = self.id_parameter if self.filled > 1 else min(by_id, default=None)
@@ -110,6 +118,65 @@ def _replaced(paging: Pagination, request: PageRequest, name: str, value: str) -
     is_number = isinstance({**request.query, **request.body}[name], int)
     sent = int(value) if is_number and value.isdecimal() else value
     return _with(request, getattr(paging, "location", "query"), {name: sent})
+
+
+def behind_short(
+    paging: Pagination, trail: PageTrail, limits: Mapping[str, int]
+) -> PageRequest | None:
+    """Return the request for the item behind a short page, as the largest page has them.
+
+    Args:
+        paging: The pagination.
+        trail: The sizes of the pages, and the short one.
+        limits: The parameters that limit the items of each page.
+    """
+    if trail.short is None or isinstance(paging, OffsetPagination):
+        return None  # an offset is that of the items that came, whatever was requested
+    request, count = trail.short
+    found = _position(paging, request, 0)
+    if found is None or request.is_once:
+        return None
+    name, number, step = found
+    if not step:
+        return _replaced(paging, request, name, str(number + count))
+    index, sent = request.index, dict(values_of(request))
+    sizes = [each for each in sent if plain(each) in SIZES] if request.url else list(limits)
+    if isinstance(paging, PageNumberPagination):
+        index = number - paging.first_number
+        sizes = [paging.size_parameter] if paging.size_parameter else sizes
+    if len(sizes) != 1:
+        return None
+    # Of pages of one item, the number counts items.
+    request = _replaced(paging, request, name, str(number - index + index * trail.largest + count))
+    if sizes[0] in sent:
+        return _replaced(paging, request, sizes[0], "1")
+    return _with(request, "query", {sizes[0]: 1})
+
+
+def without_size(
+    paging: Pagination, last: ListPage, trail: PageTrail, limits: Mapping[str, int]
+) -> PageRequest | None:
+    """Return the request for the first page as links have it that do not have its size.
+
+    If the pages behind the first one are as large as it, so is the size that the API uses then.
+
+    Args:
+        paging: The pagination.
+        last: The last page of the list.
+        trail: The sizes of its pages.
+        limits: The parameters that limit the items of the first page.
+    """
+    url = last.request.url
+    found = _position(paging, last.request, 0)
+    if url is None or found is None or not limits:
+        return None
+    if any(name in limits or plain(name) in SIZES for name in url.query):
+        return None
+    name, number, step = found
+    is_known = trail.filled > 2 and trail.largest == trail.first
+    if not step or is_known or number < last.request.index:
+        return None
+    return _replaced(paging, last.request, name, str(number - last.request.index))
 
 
 def smaller_pages(

@@ -18,7 +18,13 @@ from ladon_storage.sources.rest.pagination import (
     PageNumberPagination,
     leads_on,
 )
-from ladon_storage.sources.rest.positions import PageTrail, pages_behind, smaller_pages
+from ladon_storage.sources.rest.positions import (
+    PageTrail,
+    behind_short,
+    pages_behind,
+    smaller_pages,
+    without_size,
+)
 
 BEHIND_PAGES = 3
 """The limit on pages that are requested behind an empty one."""
@@ -77,7 +83,8 @@ class Unread:
             return (
                 f"has records on page {number} that are on no page from the first one, {begin}, on",
             )
-        return (f"has records on page {number}, and none on the page before it",)
+        problem = f"has records on page {number}, and none on the page before it"
+        return (problem, "request larger pages") if paging.size_parameter else (problem,)
 
     async def _behind_offsets(self, paging: OffsetPagination, last: ListPage) -> Problem | None:
         """Return the sign that there are records behind an end without any."""
@@ -95,6 +102,32 @@ class Unread:
                     raise MovedError
                 return (f"has records from offset {offset} on, and none at {last.request.number}",)
         return None
+
+    async def behind_one_page(self, last: ListPage) -> Problem | None:
+        """Return the sign that a total which is met counts the items of the only page with any.
+
+        A page that is short of its size is no such page, and nothing is requested.
+
+        Raises:
+            MovedError: The list moved meanwhile.
+        """
+        paging = self._paging
+        if not isinstance(paging, PageNumberPagination | OffsetPagination) or last.keys:
+            return None
+        sizes = [*self._api.limits.values(), paging.requested_size or 0]
+        if not self._end.numbers.is_of_one_page or self._trail.first < max(sizes):
+            return None
+        if last.response.answer.status not in OK or not self._end.is_silent(last):
+            return None
+        number = last.request.number
+        if isinstance(paging, PageNumberPagination):
+            step = paging.numbered(number + 1)
+        else:
+            step = paging.skipping(number + paging.page_size, paging.page_size)
+        if not await self._beside.has_others(step):
+            return None
+        await self._check_unmoved(last)
+        return (f"has records behind an empty page, and states {self._trail.first} items in all",)
 
     def _doubtful_pages(self, paging: PageNumberPagination | OffsetPagination) -> int:
         """Return how many pages behind an empty one are requested.
@@ -124,11 +157,40 @@ class Unread:
             return None
         step = smaller_pages(self._paging, last, size, self._api.limits)
         if step is None or not await self._beside.has_others(step):
-            return None
+            missed = await self._without_size(first, last)
+            return missed or await self._behind_short(first, last)
         await self._check_unmoved(first, last)
         return (
             f"returned {size} items on its first page, fewer than requested for a page, and passed "
             "over others to the next page",
+            f"request {size} items for a page",
+        )
+
+    async def _without_size(self, first: ListPage, last: ListPage) -> Problem | None:
+        """Return the sign that links lack the size of the first page, and pass over others."""
+        step = without_size(self._paging, last, self._trail, self._api.limits)
+        if step is None or not await self._beside.has_others(step):
+            return None
+        await self._check_unmoved(first, last)
+        names = " and ".join(map(repr, self._api.limits))
+        return (
+            f"links to pages without {names}, whose size is not that of the first page, and passes "
+            "over others between them",
+            f"remove {names} from params, so that all pages have one size",
+        )
+
+    async def _behind_short(self, first: ListPage, last: ListPage) -> Problem | None:
+        """Return the sign that a page in the middle is short, and passes over others."""
+        step = behind_short(self._paging, self._trail, self._api.limits)
+        if step is None or self._trail.short is None or not await self._beside.has_others(step):
+            return None
+        request, size = self._trail.short
+        await self._check_unmoved(first, last)
+        if len((await self._get(request)).keys) != size:
+            raise MovedError("returned fewer items on a page than on one before it")
+        return (
+            f"returned {size} items on a page, fewer than on one before it, and passed over others "
+            "to the next page",
             f"request {size} items for a page",
         )
 
