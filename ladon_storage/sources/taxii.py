@@ -43,7 +43,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.records import Page
-from ladon_storage.errors import SourceError
 from ladon_storage.sources.fields import (
     KEY_TEXT,
     SETTINGS,
@@ -191,24 +190,15 @@ class Taxii(BaseModel):
     async def _pairs(
         self, http: SourceHttp, place: _Place, order: Order
     ) -> AsyncGenerator[tuple[Envelope, Envelope | None], None]:
-        """Yield each page with the one after it, up to the requested end.
-
-        Behind the last page before an error nothing shows its time: it is stored, and not promoted.
-        """
+        """Yield each page with the one after it, up to the requested end."""
         held: Envelope | None = None
         async with aclosing(self._envelopes(http, place)) as envelopes:
-            try:
-                async for envelope in envelopes:
-                    if order.is_over(envelope):
-                        break
-                    if held is not None:
-                        yield held, envelope
-                    held = envelope
-            except SourceError:
-                order.is_broken = True
+            async for envelope in envelopes:
+                if order.is_over(envelope):
+                    break
                 if held is not None:
-                    yield held, None
-                raise
+                    yield held, envelope
+                held = envelope
         if held is not None:
             yield held, None
 

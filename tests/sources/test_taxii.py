@@ -500,7 +500,6 @@ async def test_time_beyond_its_page_is_no_position(
         source = collection_at(feed.at("c"), overlap=timedelta(0))
         with pytest.raises(SourceError, match="answered 403"):
             await run(source, sink, storage, run_id="1", clock=lambda: at(60))
-        assert sink.ids == sorted(numbered(*range(4 * refused)))
         is_refused = False
         report = await run(source, sink, storage, run_id="2", clock=lambda: at(60))
 
