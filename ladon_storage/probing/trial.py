@@ -152,9 +152,7 @@ async def _read(
                 if watch.pages == 1 and (when := limit.when()) is not None:
                     soon = asyncio.get_running_loop().time() + GRACE_SECONDS
                     limit.reschedule(min(when, soon))
-                # A document or a table makes no further request. A page that was held until the
-                # next one came had its own.
-                if watch.pages > max(PAGES, len(watch.requests)):
+                if watch.pages > PAGES:  # of a document, or a table, that makes no further request
                     return False
     except _EnoughError:
         return False
