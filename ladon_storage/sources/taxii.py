@@ -17,10 +17,6 @@
   objects than its `Content-Range` states is an error.
 - A query whose only page has as many objects as were requested, and says nothing about more, may be
   cut: some servers never state `more`. One more query, from the last object on, shows it.
-- A `next` that is the number of objects so far is an offset: an object that is deleted meanwhile
-  shifts what is behind it. It is requested from one object earlier, which must come again, or the
-  query begins again at the last object. A server that takes no other offset, or whose pages are in
-  no order, gets its own `next`.
 - A server may give the same `next` for every page. Only pages must not repeat.
 - A server that does not state when objects were added, or in no readable form, is read completely
   each time. Its objects are stored by their own times, and no watermark moves.
@@ -29,15 +25,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from operator import itemgetter
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -206,20 +200,10 @@ class Taxii(BaseModel):
         """Yield each page as it arrives; after an interruption some objects are repeated."""
         reached: Envelope | None = None
         question = Question()
-        takes_offsets = True
         while True:
             answer = await self._ask(http, place)
-            if place.given is not None and answer.status not in OK:
-                place, takes_offsets = place.as_given(), False
-                continue
             if answer.status in OK:
                 envelope = self._opened(http, answer, await http.document(answer, "objects"))
-                if place.given is not None and not envelope.begins_with(place.expected):
-                    if question.has_moved(envelope):
-                        place, question = self._anew(place, reached), Question(is_renewed=True)
-                    else:
-                        place, takes_offsets = place.as_given(), False
-                    continue
                 was_over, is_first = question.is_over, question.last is None
                 repeats, lacks = question.repeats(envelope), question.lacks(envelope)
                 if envelope.goes_on and repeats and not was_over:
@@ -227,15 +211,12 @@ class Taxii(BaseModel):
                         "returned a page again that was already read, so the reading would never "
                         "end"
                     )
-                question.add(envelope, repeated=0 if place.given is None else 1)
+                question.add(envelope)
                 yield envelope
                 if envelope.added is not None:
                     reached = envelope
                 if envelope.goes_on and envelope.next is not None and not repeats:
                     place = _Place(place.after, place.limit, envelope.next, place.most)
-                    if takes_offsets and question.is_offset(envelope.next):
-                        expected = await asyncio.to_thread(itemgetter(-1), envelope.objects)
-                        place = place.one_earlier(expected)
                     continue
                 if (was_over and repeats) or not (envelope.goes_on or (lacks and not was_over)):
                     self._check_total(question)
@@ -345,8 +326,6 @@ class _Place:
         next: The position in the query's answer; ``None``: its beginning.
         most: The number of objects that came with a smaller limit, and were not enough.
         is_check: Whether nothing promised more; a server may refuse the larger limit.
-        given: The server's own `next`, where another one is requested.
-        expected: The object with which its answer must begin then.
     """
 
     after: datetime | None
@@ -354,18 +333,6 @@ class _Place:
     next: str | None = None
     most: int = 0
     is_check: bool = False
-    given: str | None = None
-    expected: Any = None
-
-    def one_earlier(self, expected: object) -> _Place:
-        """Return the place one object before an offset."""
-        assert self.next is not None  # noqa: S101 - it is an offset
-        earlier = str(int(self.next) - 1)
-        return replace(self, next=earlier, given=self.next, expected=expected)
-
-    def as_given(self) -> _Place:
-        """Return the place with the server's own `next`."""
-        return replace(self, next=self.given, given=None, expected=None)
 
 
 def _before(instant: datetime | None, step: timedelta) -> datetime | None:

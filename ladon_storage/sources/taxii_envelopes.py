@@ -43,11 +43,6 @@ class Added:
     last: datetime
     step: timedelta
 
-    @property
-    def begins(self) -> datetime:
-        """The time before which no object of the page was added, as far as it is stated."""
-        return self.last if self.first is None else self.first
-
 
 def added_in(answer: HttpResponse) -> Added | None:
     """Return the times at which an answer's objects were added; ``None``: it states none."""
@@ -88,10 +83,6 @@ class Envelope:
         """Whether another page is requested: a `next` implies it, too, whatever `more` says."""
         return bool(self.more) or self.next is not None
 
-    def begins_with(self, expected: object) -> bool:
-        """Return whether the first object is another page's last one."""
-        return bool(self.objects) and next(iter(self.objects)) == expected
-
     def may_be_cut(self, limit: int) -> bool:
         """Return whether a page is full, and nothing in it says that it is the last.
 
@@ -118,7 +109,6 @@ class Question:
     last: Envelope | None = None
     objects: int = 0
     seen: set[bytes] = field(default_factory=set)
-    goes_back: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -134,28 +124,10 @@ class Question:
         """Return whether a page came before."""
         return envelope.digest in self.seen
 
-    def is_offset(self, following: str) -> bool:
-        """Return whether the last page's `next` counts objects, of a server that states times."""
-        page = self.last
-        if page is None or page.added is None or page.more is False or len(page.objects) < 2:
-            return False
-        return following == str(self.objects)
-
-    def has_moved(self, envelope: Envelope) -> bool:
-        """Return whether a page lies behind the last one, as where objects were deleted."""
-        added, before = envelope.added, None if self.last is None else self.last.added
-        if added is None or before is None or self.goes_back or self.repeats(envelope):
-            return False
-        return added.begins >= before.last
-
-    def add(self, envelope: Envelope, repeated: int = 0) -> None:
-        """Note a page, of whose objects some were ``repeated`` on purpose."""
-        added, before = envelope.added, None if self.last is None else self.last.added
-        if added is not None:
-            reached = added.begins if before is None else before.last
-            self.goes_back |= added.last < added.begins or added.begins < reached
+    def add(self, envelope: Envelope) -> None:
+        """Note a page."""
         self.seen.add(envelope.digest)
-        self.objects += len(envelope.objects) - repeated
+        self.objects += len(envelope.objects)
         self.last = envelope
 
     def lacks(self, envelope: Envelope) -> bool:
@@ -193,7 +165,7 @@ class Order:
         if self.is_broken or self.is_undated or following is None:
             return False
         added, other = envelope.added, following.added
-        if added is None or other is None or other.begins >= added.last:
+        if added is None or other is None or (other.first or other.last) >= added.last:
             return False
         self.is_broken = True
         return True
@@ -205,8 +177,8 @@ class Order:
         added, moment = envelope.added, None
         if added is not None and not self.is_undated:
             # A page that goes back must be visible as such to code that relies on the order.
-            least = min(added.begins, added.last)
-            falls = self.highest is not None and added.begins < self.highest
+            least = added.last if added.first is None else min(added.first, added.last)
+            falls = self.highest is not None and (added.first or added.last) < self.highest
             moment = least if falls else added.last
             if self.until is not None:  # the page is not over
                 moment = min(moment, self.until - _MICROSECOND)
