@@ -227,7 +227,6 @@ class Extraction:
         if last is not None and last > self._horizon:
             times = [each for each in times if each <= self._horizon]
             last = max(times, default=None)
-        counts.in_order = counts.in_order and not page.unordered
         if self._declares_order and counts.see_order(times):
             tell(
                 logging.WARNING,

@@ -445,8 +445,6 @@ class Page:
         unchanged: Whether the sink already has that document's records; then this page has none.
         undated: Whether nothing says when the records became visible. Their own timestamps then
             move no watermark, and are in no order.
-        unordered: Whether the source saw that its pages are in no order, although it declares one:
-            nothing more is promoted before the last page.
     """
 
     records: MutableSequence[Record] = field(default_factory=list)
@@ -458,7 +456,6 @@ class Page:
     document: str | None = None
     unchanged: bool = False
     undated: bool = False
-    unordered: bool = False
 
     def __len__(self) -> int:
         return len(self.records) + len(self.rejects)

@@ -4,8 +4,7 @@
   does not contain. A page states it for its first and its last object, in headers. All objects of a
   page get the last object's time, since everything before it was read by then, too. So it is the
   watermark, and the time of a version grows with its page; requesting each object's own time would
-  request everything twice. A server may state the last time of the collection instead: a page is
-  yielded once the next one is there, whose first time shows it.
+  request everything twice.
 - ``added_after`` is exclusive, and a server may count in milliseconds: each query begins a little
   earlier than needed, and repeated objects are stored once.
 - `next` belongs to its query, and expires. If it expired, or if there is more without it, the query
@@ -140,31 +139,21 @@ class Taxii(BaseModel):
         ) as http:
             while place is not None:
                 asked, place = place, None
-                order = Order(until)
-                async with aclosing(self._pairs(http, asked, order)) as pairs:
-                    async for envelope, following in pairs:
+                async with aclosing(self._envelopes(http, asked)) as envelopes:
+                    order = Order(until)
+                    async for envelope in envelopes:
                         if envelope.objects and envelope.added is None:
                             self._warn_of_no_times(order)
                             if asked.after is not None:
                                 # There is no way to know what such an answer leaves out.
                                 place = _Place(None, self.page_size)
                                 break
-                        if order.is_broken_by(envelope, following):
-                            self._warn_of_no_order()
+                        if order.is_over(envelope):
+                            break
                         made = order.paged(envelope, http.asked_at)
                         async for page in in_turns(made, envelope.size):
                             yield page
         yield Page(completeness="last page")
-
-    def _warn_of_no_order(self) -> None:
-        logger.warning(
-            "The collection of source %r at %s has a page that begins before the time in %s of the "
-            "page before it. It is read to its end before anything more is promoted.",
-            self.source_id,
-            redact_url(self.url),
-            ADDED_LAST,
-            extra={"source_id": self.source_id},
-        )
 
     def _warn_of_no_times(self, order: Order) -> None:
         if order.highest is not None:
@@ -180,21 +169,6 @@ class Taxii(BaseModel):
                 ADDED_LAST,
                 extra={"source_id": self.source_id},
             )
-
-    async def _pairs(
-        self, http: SourceHttp, place: _Place, order: Order
-    ) -> AsyncGenerator[tuple[Envelope, Envelope | None], None]:
-        """Yield each page with the one after it, up to the requested end."""
-        held: Envelope | None = None
-        async with aclosing(self._envelopes(http, place)) as envelopes:
-            async for envelope in envelopes:
-                if order.is_over(envelope):
-                    break
-                if held is not None:
-                    yield held, envelope
-                held = envelope
-        if held is not None:
-            yield held, None
 
     async def _envelopes(self, http: SourceHttp, place: _Place) -> AsyncGenerator[Envelope, None]:
         """Yield each page as it arrives; after an interruption some objects are repeated."""

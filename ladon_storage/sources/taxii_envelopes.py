@@ -150,7 +150,6 @@ class Order:
     until: datetime | None
     highest: datetime | None = None
     is_undated: bool = False
-    is_broken: bool = False
 
     def is_over(self, envelope: Envelope) -> bool:
         """Return whether a page, and so all after it, lies beyond the requested end."""
@@ -159,16 +158,6 @@ class Order:
             return False
         begins = self.highest if added.first is None else added.first
         return begins is not None and begins >= self.until
-
-    def is_broken_by(self, envelope: Envelope, following: Envelope | None) -> bool:
-        """Return whether a page is the first that states a time beyond the next one's first."""
-        if self.is_broken or self.is_undated or following is None:
-            return False
-        added, other = envelope.added, following.added
-        if added is None or other is None or (other.first or other.last) >= added.last:
-            return False
-        self.is_broken = True
-        return True
 
     def paged(self, envelope: Envelope, asked_at: datetime | None) -> Iterator[Page]:
         """Yield the objects of a page."""
@@ -184,7 +173,6 @@ class Order:
                 moment = min(moment, self.until - _MICROSECOND)
             self.highest = moment if self.highest is None else max(self.highest, moment)
         marks: dict[str, Any] = {"undated": True} if self.is_undated else {}
-        marks |= {"unordered": True} if self.is_broken else {}
         objects = _in_order(envelope.objects)
         yield from paged(_records(objects, moment), asked_at=asked_at, **marks)
 
