@@ -75,6 +75,8 @@ _WITHOUT_OBJECTS = frozenset({"more", "next"})
 
 _EXPIRED = (400, 404, 410)
 """The statuses with which servers answer a `next` that expired."""
+_REFUSED = (*_EXPIRED, 403, 406, 413, 416, 422, 500, 501)
+"""The statuses of a server that refuses a larger limit."""
 
 logger = logging.getLogger("ladon_storage.collection")
 
@@ -216,7 +218,7 @@ class Taxii(BaseModel):
             f"{self.url.rstrip('/').removesuffix('/objects')}/objects/",
             params=params,
             headers={"Accept": MEDIA_TYPE},
-            accept=OK if place.next is None and not place.is_check else (*OK, *_EXPIRED),
+            accept=(*OK, *place.refusals),
         )
 
     def _opened(self, http: SourceHttp, answer: HttpResponse, found: Document) -> Envelope:
@@ -307,6 +309,13 @@ class _Place:
     next: str | None = None
     most: int = 0
     is_check: bool = False
+
+    @property
+    def refusals(self) -> tuple[int, ...]:
+        """The statuses that are an answer to the query, and no failure."""
+        if self.is_check:
+            return _REFUSED
+        return () if self.next is None else _EXPIRED
 
 
 def _before(instant: datetime | None, step: timedelta) -> datetime | None:

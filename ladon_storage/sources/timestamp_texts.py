@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from calendar import isleap
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import MAXYEAR, UTC, datetime, timedelta, timezone, tzinfo
 from decimal import ROUND_FLOOR, Context, Decimal, DecimalException
 
 MONTHS = (
@@ -138,7 +138,9 @@ def read_text(text: str) -> datetime:
 
 def _date_or_count(plain: str, date: datetime) -> datetime:
     """Return the date that a text is; or the count, where its digits are one, and no usual date."""
-    if len(plain) < _SHORTEST_MICROSECONDS or not plain.isdecimal() or date.year in _YEARS:
+    if len(plain) < _SHORTEST_MICROSECONDS or not plain.isdecimal():
+        return date
+    if date.year in _YEARS or date.year == MAXYEAR:  # of no end, as 99991231…
         return date
     try:
         return read_count(plain)

@@ -59,6 +59,18 @@ async def test_cursor_that_counts_down_leads_to_number_zero(
     assert sorted(ids, key=int) == [str(each["id"]) for each in rows]
 
 
+async def test_zero_that_begins_a_new_scan_is_the_end() -> None:
+    """It has records of its own, and leads to a page that was read."""
+    pages = {None: (ROWS[:4], 1), "1": (ROWS[4:], 0), "0": ([row(100), row(101)], 1)}
+
+    def scan(asked: Asked) -> Answer:
+        rows, following = pages[asked.query.get("cursor")]
+        return answer(rows, next_cursor=following)
+
+    async with FeedServer(play=scan) as feed:
+        assert await ids_of(feed, paging={"kind": "cursor"}) == IDS
+
+
 @pytest.mark.parametrize("more", [{}, {"more": False}])
 @pytest.mark.parametrize("beyond", ["beginning", "last page", "nothing", "refusal"])
 async def test_zero_behind_a_one_that_leads_nowhere_is_the_end(

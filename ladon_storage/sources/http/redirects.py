@@ -73,7 +73,7 @@ def redirected(transport: HttpTransport, request: Request, location: str, origin
             request.url,
             f"redirects to {transport.redact_url(target)} without the request's "
             f"{', '.join(map(repr, lost))}, and was not followed",
-            "set the address to the target",
+            "set the address to the target, and remove what it does not take",
         )
     if target.user is None and target.origin() == request.url.origin():
         target = target.with_user(request.url.user).with_password(request.url.password)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.rest.listing import ListPage, PagedApi, SeenRecords
-from ladon_storage.sources.rest.page import PageRequest
+from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import PageNumberPagination
 
 _ERRORS = range(400, 600)
@@ -40,10 +40,10 @@ class Beside:
         """Return whether a page that should not exist has records, one of which did not come."""
         return not all(map(self._tally.has, await self._keys(step)))
 
-    async def has_only_others(self, step: PageRequest) -> bool:
-        """Return whether a page that should not exist has records, none of which came."""
-        keys = await self._keys(step)
-        return bool(keys) and not any(map(self._tally.has, keys))
+    async def only_others(self, step: PageRequest) -> PageResponse | None:
+        """Return a page that should not exist, if it has records, none of which came."""
+        got, keys = await self._page(step)
+        return got if keys and not any(map(self._tally.has, keys)) else None
 
     async def page_of_others(
         self, paging: PageNumberPagination, last: ListPage, *, behind: int
@@ -84,11 +84,14 @@ class Beside:
         return None if got is None else ListPage(first.request, got, keys)
 
     async def _keys(self, step: PageRequest) -> Sequence[str]:
+        return (await self._page(step))[1]
+
+    async def _page(self, step: PageRequest) -> tuple[PageResponse | None, Sequence[str]]:
         try:
             accept = () if self._is_known else _ERRORS
             got = await self._api.page(step, accept=accept, may_be_empty=True)
-            return await self._api.keys(got.items)
+            return got, await self._api.keys(got.items)
         except SourceError:
             if self._is_known:
                 raise
-            return ()
+            return None, ()

@@ -87,9 +87,10 @@ def counts(name: str, cursor: object, number: int, index: int) -> bool:
 def counts_along(
     before: object, cursor: object, items: tuple[int, int], pages: tuple[int, int]
 ) -> bool:
-    """Return whether a cursor counts beside other numbers, and the one before it at the same place.
+    """Return whether all numbers that move from one cursor to the next count, beside others.
 
-    In a single cursor a size, an id or a part of a time may be as great by chance.
+    In a single cursor a size, an id or a part of a time may be as great by chance. Where another
+    number moves, such as the last item's id, the cursor goes on behind that.
 
     Args:
         before: The cursor before.
@@ -99,15 +100,17 @@ def counts_along(
 
     >>> counts_along("o:20|l:20", "o:40|l:20", (20, 40), (1, 2))
     True
-    >>> counts_along("20_4711", "20_7", (20, 40), (1, 2))
+    >>> counts_along("4711_1", "4731_2", (20, 40), (1, 2))
     False
     """
     counted = {(each + pages[0], each + pages[1]) for each in (0, 1)}
     if items[0] < items[1]:
         counted |= {(each + items[0], each + items[1]) for each in (-1, 0, 1)}
     for numbers, others in zip(_numbers_in(before), _numbers_in(cursor), strict=True):
-        is_alike = 1 < len(numbers) == len(others)
-        if is_alike and not counted.isdisjoint(zip(numbers, others, strict=True)):
+        if not 1 < len(numbers) == len(others):
+            continue
+        moves = {pair for pair in zip(numbers, others, strict=True) if pair[0] != pair[1]}
+        if moves and moves <= counted:
             return True
     return False
 

@@ -134,22 +134,26 @@ class ReadingBySteps(Reading):
     async def _counted_down(self, page: ListPage, position: int) -> PageRequest | None:
         """Return the request with the cursor 0 of a page, if the cursors count down to it.
 
-        Most APIs mean by a 0 that no page follows. Where it is the next lower number, of pages or
-        of items, it is tried, and followed if it leads to records of which none came.
+        Most APIs mean by a 0 that no page follows. Where it is the next number of a countdown, of
+        pages or of items, it is tried, and followed if it leads to records of which none came.
         """
         paging = self._paging
         if not isinstance(paging, CursorPagination) or self._numbers.is_proven(page, position):
             return None
-        sent = dict(values_of(page.request)).get(paging.parameter)
-        is_lowest = page.keys and count_in(sent) in (1, page.response.count)
-        if not is_lowest or page.request.is_once or not paging.is_zero(page.response):
+        if not page.keys or page.request.is_once or not paging.is_zero(page.response):
+            return None
+        zero = value_at(page.response.document, paging.path)
+        sent = count_in(dict(values_of(page.request)).get(paging.parameter))
+        if sent not in (1, page.response.count):
             return None
         step = replace(
-            paging.requesting(value_at(page.response.document, paging.path)),
+            paging.requesting(zero),
             number=page.request.number + page.response.count,
             index=page.request.index + 1,
         )
-        if step.place in self._asked or not await self._beside.has_only_others(step):
+        got = None if step.place in self._asked else await self._beside.only_others(step)
+        onward = got and paging.next_request(step, got)
+        if got is None or (onward and onward.place in self._asked):  # a new scan begins at 0
             return None
         return step
 
