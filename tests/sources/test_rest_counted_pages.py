@@ -738,59 +738,6 @@ async def test_total_that_counts_until_now_ends_nothing(
     assert pages[-1].completeness == ("last page" if is_stale else "total")
 
 
-@pytest.mark.parametrize("kind", ["cursor", "next", "link", "page", "offset"])
-async def test_total_that_counts_until_now_proves_no_end_at_an_empty_page(kind: str) -> None:
-    """It was met, and other records follow: a cursor or link leads to them, or they are found."""
-    pages, totals = [ROWS[:3], [], ROWS[3:]], [3, 3, 7]
-
-    def so_far(asked: Asked) -> Answer:
-        if "offset" in asked.query:
-            offset, size = int(asked.query["offset"]), int(asked.query["limit"])
-            shown = [*ROWS[:3], *[None] * 3, *ROWS[3:]][offset : offset + size]
-            return answer([each for each in shown if each], total=3 if offset < 6 else 7)
-        index = int(asked.query.get("page", 1)) - 1 if kind == "page" else 0
-        index = "abc".index(asked.query["cursor"]) if "cursor" in asked.query else index
-        if index not in range(3):
-            return answer([], total=7)
-        to = "bc"[index] if index < 2 and kind not in ("page", "offset") else None
-        more: dict[str, Any] = {
-            "cursor": {"next_cursor": to},
-            "next": {"next": to and f"/feed.json?cursor={to}"},
-        }
-        link = {"Link": f'</feed.json?cursor={to}>; rel="next"'} if kind == "link" and to else {}
-        return answer(pages[index], link, total=totals[index], **more.get(kind, {}))
-
-    size = {"page_size": 3} if kind == "offset" else {}
-    async with FeedServer(play=so_far) as feed:
-        if kind in ("page", "offset"):
-            said = await refused(feed, paging={"kind": kind, **size})
-            assert "records behind an empty page, and states 3 items in all" in said
-        else:
-            read = await pages_of(feed, paging={"kind": kind})
-            assert [each.record_id for page in read for each in page.records] == IDS
-            assert (read[-1].completeness, read[-1].total) == ("last page", None)
-
-
-@pytest.mark.parametrize(
-    ("paging", "asked"),
-    [
-        ({}, {"1", "2", "3"}),
-        ({"page_size": 7}, {"1", "2", "3"}),
-        ({"page_size": 8}, {"1", "2"}),
-        ({"total": "total"}, {"1", "2"}),
-    ],
-)
-async def test_total_of_the_only_page_is_looked_behind_where_it_may_be_that_of_the_page(
-    paging: dict[str, Any], asked: set[str]
-) -> None:
-    """One that was declared, and the total of a page that is short of its size, are believed."""
-    async with FeedServer(play=lambda asked: answer(cut(asked, 7), total=7)) as feed:
-        read = await pages_of(feed, paging={"kind": "page", **paging})
-        assert {each.query["page"] for each in feed.asks} == asked
-
-    assert (read[-1].completeness, read[-1].total) == ("total", 7)
-
-
 @pytest.mark.parametrize("total", [{}, {"totalResults": 7}])
 async def test_offsets_that_count_from_one_are_read_once(total: dict[str, Any]) -> None:
     """As those of SCIM do, for which 0 is 1; nothing moved there."""

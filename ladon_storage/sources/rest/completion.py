@@ -97,16 +97,13 @@ class Completion:
         """Return whether a page without an item is the end, whatever it links to.
 
         A flag that may be about the answer alone says so only where the links of the pages before
-        are ``is_tried``, and led to nothing: some APIs link for ever. So does a total that may be
-        that of one page.
+        are ``is_tried``, and led to nothing: some APIs link for ever.
         """
         if page.keys or self._paging.only_declared:
             return False
         got = page.response
         told = (got.answer, got.document, got.items, self._api.records)
-        numbers = self.numbers
-        is_met = numbers.filled > 0 and numbers.is_whole(position)
-        if is_met and (is_tried or not numbers.is_of_one_page):
+        if self.numbers.is_whole(position) and self.numbers.filled > 0:
             return True
         return is_over(*told, is_linked=not is_tried)
 

@@ -318,8 +318,6 @@ class Reading(ABC):
         unread = Unread(self._api, end, self._trail, self._beside, self._get)
         if completeness != "total" and (passed := await unread.sharing_a_cursor()):
             return self._api.error(*passed)
-        if completeness == "total" and (passed := await unread.behind_one_page(page)):
-            return self._api.error(*passed)
         if completeness not in ("total", "declared"):
             missed = await unread.beside(first, page) or await unread.between(first, page)
             if missed is not None:

@@ -143,7 +143,7 @@ class StatedNumbers:
     def is_proven(self, page: ListPage, position: int) -> bool:
         """Return whether a total proves that all records came."""
         total = self._most
-        if total is None or total.count != self.came(position) or self._counts_until_now:
+        if total is None or total.count != self.came(position):
             return False
         asked = getattr(self._paging, "requested_size", None)
         return total.is_sure or (asked is not None and page.response.count > asked)
@@ -161,25 +161,7 @@ class StatedNumbers:
         total = self._most
         if total is None or not total.is_sure or total.count != self.came(position):
             return False
-        is_of_page = total.count <= self._largest and self.filled > 1
-        return not (is_of_page or self._counts_until_now)
-
-    @property
-    def is_of_one_page(self) -> bool:
-        """Whether a total was not declared, and is the number of items of the only page with any.
-
-        It may count the items of that page, or those until now.
-        """
-        is_alone = self.filled == 1 and not self._pages and not self._paging.total
-        return is_alone and self.sure_count == self._first
-
-    @property
-    def _counts_until_now(self) -> bool:
-        """Whether a total was not declared, and that of the first page counted its items alone."""
-        earliest = self._earliest
-        if self._paging.total or earliest is None or self.filled < 2:
-            return False
-        return earliest.count == self._first
+        return total.count > self._largest or self.filled == 1
 
     def shortage(self, position: int, *, has_moved: bool) -> str | None:
         """Return how a total contradicts the end, worded for an error.
@@ -266,7 +248,7 @@ class StatedNumbers:
         """The number of items that the API states, if it counts all of them."""
         count = self.sure_count
         is_of_page = count is not None and self.filled > 1 and count <= self._largest
-        return None if is_of_page or self._counts_until_now else count
+        return None if is_of_page else count
 
 
 def by_declaration(paging: Pagination) -> str:

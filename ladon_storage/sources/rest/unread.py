@@ -103,32 +103,6 @@ class Unread:
                 return (f"has records from offset {offset} on, and none at {last.request.number}",)
         return None
 
-    async def behind_one_page(self, last: ListPage) -> Problem | None:
-        """Return the sign that a total which is met counts the items of the only page with any.
-
-        A page that is short of its size is no such page, and nothing is requested.
-
-        Raises:
-            MovedError: The list moved meanwhile.
-        """
-        paging = self._paging
-        if not isinstance(paging, PageNumberPagination | OffsetPagination) or last.keys:
-            return None
-        sizes = [*self._api.limits.values(), paging.requested_size or 0]
-        if not self._end.numbers.is_of_one_page or self._trail.first < max(sizes):
-            return None
-        if last.response.answer.status not in OK or not self._end.is_silent(last):
-            return None
-        number = last.request.number
-        if isinstance(paging, PageNumberPagination):
-            step = paging.numbered(number + 1)
-        else:
-            step = paging.skipping(number + paging.page_size, paging.page_size)
-        if not await self._beside.has_others(step):
-            return None
-        await self._check_unmoved(last)
-        return (f"has records behind an empty page, and states {self._trail.first} items in all",)
-
     def _doubtful_pages(self, paging: PageNumberPagination | OffsetPagination) -> int:
         """Return how many pages behind an empty one are requested.
 
