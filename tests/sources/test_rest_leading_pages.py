@@ -307,45 +307,6 @@ async def test_link_that_is_always_there_ends_on_the_empty_page() -> None:
     assert pages[-1].completeness == "last page"
 
 
-_OF_ANSWERS: list[dict[str, Any]] = [
-    {"truncated": False},
-    {"completed": True},
-    {"done": True},
-    {"limit_reached": False},
-    {"meta": {"finished": True}},
-]
-
-
-@pytest.mark.parametrize("flag", _OF_ANSWERS, ids=str)
-async def test_flag_about_the_answer_takes_back_no_cursor(flag: dict[str, Any]) -> None:
-    """A query may be done and an answer whole where a filter left an empty page in the middle."""
-    pages = [ROWS[:3], [], ROWS[3:]]
-
-    def paged(asked: Asked) -> Answer:
-        index = int(asked.query.get("cursor", "c0")[1:])
-        return answer(pages[index], next_cursor=f"c{index + 1}" if index < 2 else None, **flag)
-
-    async with FeedServer(play=paged) as feed:
-        assert await ids_of(feed, paging={"kind": "cursor"}) == IDS
-        assert "has a cursor at 'next_cursor'" in await refused(feed)
-
-
-@pytest.mark.parametrize(("flag", "beyond"), [("has_more", 1), ("truncated", 6)])
-async def test_cursor_that_never_goes_away_ends_by_a_flag(flag: str, beyond: int) -> None:
-    """One about the list ends it on the first empty page, and any on the sixth."""
-
-    def paged(asked: Asked) -> Answer:
-        index = cursors.index(asked.query.get("cursor", "a"))
-        said: dict[str, Any] = {flag: 3 * index + 3 < len(ROWS)}
-        return answer(ROWS[3 * index : 3 * index + 3], next_cursor=cursors[index + 1], **said)
-
-    cursors = "abcdefghijkl"
-
-    async with FeedServer(play=paged) as feed:
-        assert await ids_of(feed, paging={"kind": "cursor"}) == IDS
-    assert len(feed.requests) == 3 + beyond
-
-
 async def test_empty_page_that_leads_back_is_the_end() -> None:
     """A link to the beginning from behind the end makes no progress."""
     script = [

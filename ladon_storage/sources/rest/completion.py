@@ -93,19 +93,14 @@ class Completion:
         is_reached = self.numbers.is_reached(page, position, limit)
         return is_reached and self.promised(page, position) is None
 
-    def is_over(self, page: ListPage, position: int, *, is_tried: bool) -> bool:
-        """Return whether a page without an item is the end, whatever it links to.
-
-        A flag that may be about the answer alone says so only where the links of the pages before
-        are ``is_tried``, and led to nothing: some APIs link for ever.
-        """
+    def is_over(self, page: ListPage, position: int) -> bool:
+        """Return whether a page without an item is the end, whatever it links to."""
         if page.keys or self._paging.only_declared:
             return False
         got = page.response
-        told = (got.answer, got.document, got.items, self._api.records)
-        if self.numbers.is_whole(position) and self.numbers.filled > 0:
-            return True
-        return is_over(*told, is_linked=not is_tried)
+        return (self.numbers.is_whole(position) and self.numbers.filled > 0) or is_over(
+            got.answer, got.document, got.items, self._api.records
+        )
 
     def promised(self, page: ListPage, position: int) -> str | None:
         """Return the sign on a page that more pages follow."""

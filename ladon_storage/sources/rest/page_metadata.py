@@ -30,7 +30,6 @@ from ladon_storage.sources.rest.vocabulary import (
     LINKS,
     MORE,
     NOWHERE,
-    OF_ANSWERS,
     OFFSETS,
     PAGE_NUMBERS,
     REMAINING,
@@ -158,7 +157,7 @@ def promise(
     for header in _WARNINGS:
         if CUTS.are_in(answer.headers.get(header, "")[:LONGEST_SIGN]):
             return f"says in its header {header} that records are missing"
-    if not heeds_next or _is_over(said, is_linked=True):
+    if not heeds_next or _is_over(said):
         return None
     link = next_in(answer.headers.getall("Link", []), answer.url)
     if link is not None and not _leads_nowhere(answer, link, position):
@@ -196,16 +195,10 @@ def _is_of_last(value: object, items: object) -> bool:
     return False
 
 
-def is_over(
-    answer: HttpResponse, document: object, items: object, records: str, *, is_linked: bool = False
-) -> bool:
-    """Return whether an answer says that nothing follows.
-
-    If it ``is_linked`` to another page, only a flag about the list says so.
-    """
+def is_over(answer: HttpResponse, document: object, items: object, records: str) -> bool:
+    """Return whether an answer says that nothing follows."""
     said = list(metadata(answer, document, items, records))
-    is_over = _is_over(said, is_linked=is_linked)
-    return is_over and not any(_is_more(name, value) for _, name, value in said)
+    return _is_over(said) and not any(_is_more(name, value) for _, name, value in said)
 
 
 def flags(answer: HttpResponse, document: object, items: object, records: str) -> bool:
@@ -304,11 +297,9 @@ def _is_more(name: str, value: object) -> bool:
     return bool(name in MORE and truth(value)) or _is_last(name, value) is False
 
 
-def _is_over(said: list[tuple[str, str, Any]], *, is_linked: bool) -> bool:
+def _is_over(said: list[tuple[str, str, Any]]) -> bool:
     return any(
-        ((name in MORE and truth(value) is False) or _is_last(name, value))
-        and not (is_linked and name in OF_ANSWERS)
-        for _, name, value in said
+        (name in MORE and truth(value) is False) or _is_last(name, value) for _, name, value in said
     )
 
 

@@ -28,8 +28,8 @@ from ladon_storage.sources.rest.positions import values_of
 from ladon_storage.sources.rest.reading import Reading
 
 EMPTY_NUMBERS = 5
-"""Consecutive pages without a record that are read, where each has a number and says that there are
-more, or has a link and what may be a sign of the end."""
+"""Consecutive numbered pages without a record, each of which says that there are more, that are
+read."""
 
 
 class ReadingBySteps(Reading):
@@ -177,7 +177,7 @@ class ReadingBySteps(Reading):
         if step is None or isinstance(paging, PageNumberPagination):
             return step
         self._end.led_on = True
-        if self._end.is_over(page, position, is_tried=self._empty > EMPTY_NUMBERS):
+        if self._end.is_over(page, position):
             return None
         if step.is_counted and self._goes_by_id(page, step):
             step = replace(step, is_counted=False)

@@ -52,17 +52,6 @@ LAST = Vocabulary(
     rf"|(?:is)?(?:end|last|final)(?:of)?(?:page|list|batch|stream|data|set|{_NOUN})"
     rf"|nomore(?:data|pages?|{_NOUN})?|all(?:data|{_NOUN})?(?:loaded|returned|retrieved|fetched)",
 )
-OF_ANSWERS = Vocabulary(
-    "truncation incompleteresults partial ispartial overlimit capped iscapped sampled issampled "
-    "overflow",
-    rf"(?:was|were)?{_CUT}truncated{_CUT}|toomany{_NOUN}"
-    rf"|(?:max|page|{_NOUN})?limit(?:was|is)?(?:reached|exceeded|hit)"
-    rf"|max{_NOUN}(?:reached|exceeded)|(?:reached|hit|exceeded|exceeds)(?:the)?limit"
-    rf"|(?:is|job|query|search|export|{_NOUN})?(?:completed?|finished|done)",
-)
-"""Flags of `MORE` and `LAST` that may be about an answer, a query or a job, and not about its list:
-a page of which nothing was cut may lead on."""
-
 FIRST = names("first isfirst firstpage isfirstpage")
 BEFORE = names("hasprevious hasprev hasprevpage haspreviouspage")
 LINKS = Vocabulary(
