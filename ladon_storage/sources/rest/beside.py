@@ -1,8 +1,6 @@
 """Requests outside the list's own pages, which show what those pages leave out.
 
 - Only an answer with records is evidence. A refusal or an error is none, and is requested once.
-- Where the pagination is known, as a provider's own, such a page is one like any other: an error
-  there is one, and nothing is in front of the first page.
 """
 
 from __future__ import annotations
@@ -23,13 +21,11 @@ class Beside:
     Args:
         api: The source.
         tally: The records delivered in the reading.
-        is_known: Whether the pagination is known, and not only declared.
     """
 
-    def __init__(self, api: PagedApi, tally: SeenRecords, *, is_known: bool) -> None:
+    def __init__(self, api: PagedApi, tally: SeenRecords) -> None:
         self._api = api
         self._tally = tally
-        self._is_known = is_known
 
     @property
     def knows_all(self) -> bool:
@@ -37,8 +33,11 @@ class Beside:
         return self._tally.is_exact
 
     async def has_others(self, step: PageRequest) -> bool:
-        """Return whether a page that should not exist has records, one of which did not come."""
-        return not all(map(self._tally.has, await self._keys(step)))
+        """Return whether a page that should not exist has records, one of which did not come.
+
+        Where not all that came are known, nothing shows it.
+        """
+        return self.knows_all and not all(map(self._tally.has, await self._keys(step)))
 
     async def only_others(self, step: PageRequest) -> PageResponse | None:
         """Return a page that should not exist, if it has records, none of which came."""
@@ -53,7 +52,7 @@ class Beside:
         The page before the first one is checked, and so many behind the last one. A page with any
         record that came already is a page that was read, under another number.
         """
-        beside = [paging.first_number - 1] if paging.first_number and not self._is_known else []
+        beside = [paging.first_number - 1] if paging.first_number else []
         beside += [last.request.number + distance for distance in range(1, behind + 1)]
         for number in beside:
             there = await self._keys(paging.numbered(number))
@@ -88,10 +87,7 @@ class Beside:
 
     async def _page(self, step: PageRequest) -> tuple[PageResponse | None, Sequence[str]]:
         try:
-            accept = () if self._is_known else _ERRORS
-            got = await self._api.page(step, accept=accept, may_be_empty=True)
+            got = await self._api.page(step, accept=_ERRORS, may_be_empty=True)
             return got, await self._api.keys(got.items)
         except SourceError:
-            if self._is_known:
-                raise
             return None, ()

@@ -31,7 +31,7 @@ class PageFetcher:
 
     Args:
         api: The source.
-        is_known: Whether its pagination is known, and not only declared.
+        is_known: Whether the number of its first page is known, and not only declared.
     """
 
     def __init__(self, api: PagedApi, *, is_known: bool = False) -> None:

@@ -54,7 +54,7 @@ class Learned:
     Args:
         limit: The number of items that a page by offset requests.
         overlaps: Whether pages by offset overlap, to show that the list did not move.
-        is_known: Whether its pagination is known, and not only declared.
+        is_known: Whether the number of its first page is known, and not only declared.
 
     Attributes:
         base: The number added to an offset, where the API counts its items from 1.
@@ -92,7 +92,7 @@ class Reading(ABC):
         self._tally = SeenRecords(KNOWN_KEYS)
         self._end = Completion(self._api, self._tally)
         self._numbers = self._end.numbers
-        self._beside = Beside(self._api, self._tally, is_known=learned.is_known)
+        self._beside = Beside(self._api, self._tally)
         self._first_status: int | None = None
         self._sequence = 0
         self._largest = 0
@@ -319,7 +319,9 @@ class Reading(ABC):
         if completeness != "total" and (passed := await unread.sharing_a_cursor()):
             return self._api.error(*passed)
         if completeness not in ("total", "declared"):
-            missed = await unread.beside(first, page) or await unread.between(first, page)
+            missed = None
+            if not self._learned.is_known:
+                missed = await unread.beside(first, page) or await unread.between(first, page)
             if missed is not None:
                 return self._api.error(*missed)
             if await unread.is_behind(page):

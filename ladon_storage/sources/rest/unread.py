@@ -83,8 +83,7 @@ class Unread:
             return (
                 f"has records on page {number} that are on no page from the first one, {begin}, on",
             )
-        problem = f"has records on page {number}, and none on the page before it"
-        return (problem, "request larger pages") if paging.size_parameter else (problem,)
+        return (f"has records on page {number}, and none on the page before it",)
 
     async def _behind_offsets(self, paging: OffsetPagination, last: ListPage) -> Problem | None:
         """Return the sign that there are records behind an end without any."""
