@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ladon_storage.errors import SourceError
+from ladon_storage.sources.rest import reading
 from ladon_storage.testing.doubles import at
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.sources.rest_lists import IDS, ROWS, answer, cut, ids_of, pages_of, refused
@@ -922,3 +923,20 @@ async def test_page_that_is_capped_in_the_middle_is_no_whole_one(kind: str, is_o
         else:
             said = await refused(feed, **fields)
             assert "passed over others to the next page. Request 2 items for a page" in said
+
+
+async def test_short_page_of_more_items_than_are_known_passes_nothing_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beyond so many, an item behind it that came is not known as such."""
+    monkeypatch.setattr(reading, "KNOWN_KEYS", 4)
+    rows = [row(number) for number in range(16)]
+
+    def filtered(asked: Asked) -> Answer:
+        number, size = int(asked.query.get("page", 1)), int(asked.query["size"])
+        shown = rows[(number - 1) * size : number * size]
+        return answer([each for each in shown if each["id"] != 9])
+
+    paging = {"kind": "page", "size_parameter": "size", "page_size": 4}
+    async with FeedServer(play=filtered) as feed:
+        assert len(await ids_of(feed, paging=paging)) == 15
