@@ -147,8 +147,6 @@ def _is_fit(error: BaseException) -> bool:
         shown = "".join(traceback.format_exception_only(error))
     except Exception:
         return False
-    if shown != without_secrets(shown):
-        return False
-    if said != without_secrets(said):
+    if any(each != without_secrets(each) for each in (said, shown)):
         return False
     return all(each.isprintable() or each == "\n" for each in said)  # lines, as of a validation
