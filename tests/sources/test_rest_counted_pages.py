@@ -940,3 +940,20 @@ async def test_short_page_of_more_items_than_are_known_passes_nothing_over(
     paging = {"kind": "page", "size_parameter": "size", "page_size": 4}
     async with FeedServer(play=filtered) as feed:
         assert len(await ids_of(feed, paging=paging)) == 15
+
+
+async def test_capped_pages_of_more_items_than_are_known_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the first page passed over would be among the first items, which are known."""
+    monkeypatch.setattr(reading, "KNOWN_KEYS", 4)
+    rows = [row(number) for number in range(16)]
+
+    def capped(asked: Asked) -> Answer:
+        number, size = int(asked.query.get("page", 1)), int(asked.query["size"])
+        return answer(rows[(number - 1) * size : number * size][:2])
+
+    paging = {"kind": "page", "size_parameter": "size", "page_size": 4}
+    async with FeedServer(play=capped) as feed:
+        message = await refused(feed, paging=paging)
+    assert "passed over others to the next page. Request 2 items for a page" in message

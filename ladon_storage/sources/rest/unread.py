@@ -155,7 +155,9 @@ class Unread:
     async def _behind_short(self, first: ListPage, last: ListPage) -> Problem | None:
         """Return the sign that a page in the middle is short, and passes over others."""
         step = behind_short(self._paging, self._trail, self._api.limits)
-        if step is None or self._trail.short is None or not await self._beside.has_others(step):
+        if step is None or self._trail.short is None or not self._beside.knows_all:
+            return None  # an item that came may be too far behind the first page to be known
+        if not await self._beside.has_others(step):
             return None
         request, size = self._trail.short
         await self._check_unmoved(first, last)
