@@ -290,6 +290,15 @@ async def test_now_is_the_services_time_and_what_passed_since() -> None:
     assert lease.now() == NOW + timedelta(seconds=9)
 
 
+async def begun(storage: ScriptedStorage, clock: FakeClock) -> SourceLease:
+    """Return the lease of a minute of a run that has begun."""
+    limits = Limits(lease=timedelta(seconds=60))
+    lease = SourceLease(storage, "feed", Run("run-1", limits, lambda: NOW), monotonic=clock)
+    await lease.read()
+    await lease.begin()
+    return lease
+
+
 async def asleep(
     storage: ScriptedStorage, sink: MemorySink, *meanwhile: Callable[[], Any], seconds: float = 60
 ) -> None:
@@ -335,9 +344,7 @@ async def test_run_that_slept_and_still_holds_its_source_goes_on(seconds: float)
 async def test_sleep_is_counted_from_the_last_renewal_and_not_from_the_last_page() -> None:
     """Another run takes over a lease after the renewal, however lately a page was stored."""
     storage, clock = ScriptedStorage(), FakeClock()
-    lease = SourceLease(storage, "feed", Run("run-1", clock=lambda: NOW), monotonic=clock)
-    await lease.read()
-    await lease.begin()
+    lease = await begun(storage, clock)
     clock.advance(19)
     await lease.confirm()
     clock.advance(50)
@@ -349,10 +356,7 @@ async def test_sleep_is_counted_from_the_last_renewal_and_not_from_the_last_page
 async def test_sleep_after_a_renewal_that_failed_may_end_the_lease_sooner() -> None:
     """What counts is the last write that the service answered, not the length of the sleep."""
     storage, clock = ScriptedStorage(), FakeClock()
-    limits = Limits(lease=timedelta(seconds=60))
-    lease = SourceLease(storage, "feed", Run("run-1", limits, lambda: NOW), monotonic=clock)
-    await lease.read()
-    await lease.begin()
+    lease = await begun(storage, clock)
     storage.plan("running", StorageConnectionError("no answer"))
     clock.advance(20)
     with pytest.raises(StorageConnectionError):
@@ -368,10 +372,7 @@ async def test_sleep_after_a_renewal_that_failed_may_end_the_lease_sooner() -> N
 async def test_outage_of_the_service_ends_no_run_that_is_awake() -> None:
     """Its renewals fail, and its pages are stored: nobody else can take over meanwhile."""
     storage, clock = ScriptedStorage(), FakeClock()
-    limits = Limits(lease=timedelta(seconds=60))
-    lease = SourceLease(storage, "feed", Run("run-1", limits, lambda: NOW), monotonic=clock)
-    await lease.read()
-    await lease.begin()
+    lease = await begun(storage, clock)
     storage.plan("running", *[StorageConnectionError("no answer")] * 9)
     for _ in range(9):
         clock.advance(20)

@@ -233,16 +233,17 @@ async def test_what_a_repeated_reading_stores_is_counted(tmp_path: Path) -> None
     assert (ledger.records_new, ledger.records_changed, ledger.records_known) == (1, 2, 0)
 
 
-async def test_run_that_died_is_no_company(tmp_path: Path) -> None:
-    """Its watermark says running for ever, and nobody stores anything."""
-    now = at(1_000)
+@pytest.mark.parametrize(("seconds", "lease"), [(60, 60), (86_400, 1e15), (86_400, 1e300)])
+async def test_run_that_died_is_no_company(tmp_path: Path, seconds: int, lease: float) -> None:
+    """Its watermark says running for ever, and nobody stores anything; no lease exceeds a day."""
+    now = at(10_000)
     storage = ScriptedStorage(now=lambda: now, tells_time=True)
     storage.put(
         "feed",
         status="running",
         last_successful_timestamp=at(1),
-        last_run_timestamp=now - timedelta(seconds=60),
-        lease_seconds=60,
+        last_run_timestamp=now - timedelta(seconds=seconds),
+        lease_seconds=lease,
     )
     sink = sink_of(tmp_path)
     async with sink:
@@ -263,24 +264,6 @@ async def test_service_that_does_not_date_its_writes_leaves_no_reading_alone(
     source = ScriptedSource([[record("1", 1, "later")]], [[]], overlap=OVERLAP)
     await reconcile(source, sink_of(tmp_path), storage, run_id="again", clock=lambda: at(1_000))
     assert not source.runs
-
-
-@pytest.mark.parametrize("lease", [1e300, 1e15])
-async def test_lease_of_another_program_has_an_end(tmp_path: Path, lease: float) -> None:
-    """No run may hold its source for longer than a day."""
-    now = at(10_000)
-    storage = ScriptedStorage(now=lambda: now, tells_time=True)
-    storage.put(
-        "feed",
-        status="running",
-        last_successful_timestamp=at(1),
-        last_run_timestamp=now - timedelta(days=1),
-        lease_seconds=lease,
-    )
-    sink = sink_of(tmp_path)
-    async with sink:
-        await sink.write("feed", Page([record("1", 1)]))
-    assert (await again(tmp_path, storage, [[record("1", 1, "later")]])).changed == 1
 
 
 async def test_reading_that_changes_nothing_is_not_repeated(tmp_path: Path) -> None:
