@@ -270,7 +270,7 @@ class Taxii(BaseModel):
     def _checking(self, place: _Place, reached: Envelope | None) -> _Place:
         """Return the query that shows whether a page was cut at its limit."""
         if reached is None:  # a server without times
-            return _Place(place.after, place.limit * 2, is_check=True)
+            return _Place(place.after, place.limit * 2, None, place.limit, is_check=True)
         return replace(self._anew(place, reached), is_check=True)
 
     async def _keys(self) -> Credentials | None:
@@ -313,9 +313,9 @@ class _Place:
     @property
     def refusals(self) -> tuple[int, ...]:
         """The statuses that are an answer to the query, and no failure."""
-        if self.is_check:
+        if self.is_check and self.most:
             return _REFUSED
-        return () if self.next is None else _EXPIRED
+        return _EXPIRED if self.is_check or self.next is not None else ()
 
 
 def _before(instant: datetime | None, step: timedelta) -> datetime | None:

@@ -612,14 +612,16 @@ async def test_server_that_gives_nothing_anew_fails() -> None:
     assert len(feed.asks) == 3
 
 
-def cut_at_the_limit(count: int, *, dated: bool, largest: int = 99, refused: int = 99) -> Any:
+def cut_at_the_limit(
+    count: int, *, dated: bool, largest: int = 99, refused: int = 99, status: int = 400
+) -> Any:
     """Play a server that never states `more`; object n was added at minute n // 2."""
 
     def play(asked: Asked) -> Answer:
         after = datetime.fromisoformat(asked.query.get("added_after", "2023-01-01T00:00:00Z"))
         limit = int(asked.query["limit"])
         if limit >= refused:
-            return Answer(b'{"title": "limit"}', status=400)
+            return Answer(b'{"title": "limit"}', status=status)
         found = [n for n in range(count) if at(n // 2) > after or not dated][: min(limit, largest)]
         page = {"objects": [OBJECTS[n] for n in found]} if found else {}
         ends = [at(n // 2).isoformat() for n in (*found[:1], *found[-1:])]
@@ -649,7 +651,24 @@ async def test_check_of_a_full_page_is_one_request(count: int, requests: int) ->
     assert len(feed.asks) == requests
 
 
-@pytest.mark.parametrize("limits", [{"largest": 2}, {"refused": 3}])
+async def test_check_that_asks_for_no_more_at_once_may_not_be_refused() -> None:
+    """An error there is one as on any page: what lies behind may be missing."""
+    play, count = cut_at_the_limit(11, dated=True), 0
+
+    def fail(asked: Asked) -> Answer:
+        nonlocal count
+        count += 1
+        return play(asked) if count == 1 else Answer(status=403)
+
+    async with FeedServer(play=fail) as feed:
+        with pytest.raises(SourceError, match="answered 403"):
+            await read(collection_at(feed.at("c"), page_size=4))
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"largest": 2}, *({"refused": 3, "status": status} for status in (400, 413, 422, 500))],
+)
 @pytest.mark.parametrize("dated", [True, False])
 async def test_check_that_shows_nothing_fails_no_run(dated: bool, limits: dict[str, int]) -> None:
     """The collection may be complete: no more of it was promised."""
