@@ -16,7 +16,6 @@ from aiohttp import web
 from prefect import get_client
 from prefect.artifacts import Artifact
 
-from ladon_storage.collection import garbage
 from ladon_storage.collection.freshness import Freshness, StaleWatermarkError
 from ladon_storage.collection.protocols import Limits
 from ladon_storage.connect import new_client
@@ -149,11 +148,11 @@ async def test_source_that_fails_leaves_the_others_alone(
     assert event["event"] == "ladon.collection.failed"
 
 
-async def test_objects_of_the_process_are_set_aside_once_for_many_sources(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("count", [4, 5])
+async def test_objects_of_the_process_are_set_aside_at_once_for_many_sources(
+    monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """Prefect's would be searched every few hundred sources, which costs more than some of them."""
-    monkeypatch.setattr(garbage, "_MANY", 3)
+    """A search of Prefect's costs more than many sources; for a few they stay as they are."""
     frozen: list[int] = []
 
     def made(fields: dict[str, Any]) -> ScriptedSource:
@@ -161,19 +160,16 @@ async def test_objects_of_the_process_are_set_aside_once_for_many_sources(
         return ScriptedSource([[record("1", 10)]], source_id=fields["source_id"])
 
     monkeypatch.setattr(fleet, "source_from", made)
-    names = ["a", "b", "c", "d", "e"]
     sources = [
-        fleet.Collected(number, {"source_id": name}, Limits(), "fail")
-        for number, name in enumerate(names)
+        fleet.Collected(number, {"source_id": f"source-{number}"}, Limits(), "fail")
+        for number in range(count)
     ]
     tally = fleet.Tally()
     collector = fleet.Collector(MemorySink(), ScriptedStorage(), "run", "family", tally)
     await collector.collect(sources, 1)
 
-    assert tally.counts.records_new == len(names)
-    assert frozen[:3] == [0, 0, 0]
-    # Some of them end meanwhile; no more are added.
-    assert frozen[3] >= frozen[4] > 0
+    assert tally.counts.records_new == count
+    assert [each > 0 for each in frozen] == [count == 5] * count
     assert gc.get_freeze_count() == 0
 
 
