@@ -266,10 +266,13 @@ async def write_running_watermark(
 ) -> Watermark:
     """Write that a run began at ``timestamp``, and return the stored watermark.
 
+    ``run_id`` is the flow run's unless it is given.
+
     Raises:
         WatermarkConflictError: Another run wrote since the version of ``if_match`` was read.
         StorageError: The watermark could not be written.
     """
+    run_id = run_id or _current_run_id()
     update = WatermarkUpdate.of(timestamp, WatermarkStatus.RUNNING, run_id=run_id)
     return await _written(source_id, update, Precondition(if_match, if_none_match), storage)
 
@@ -293,6 +296,8 @@ async def write_success_watermark(
 ) -> Watermark:
     """Write that everything up to ``timestamp`` is durable, and return the stored watermark.
 
+    ``run_id`` is the flow run's unless it is given.
+
     Raises:
         WatermarkConflictError: Another run was faster.
         StorageError: The watermark could not be written.
@@ -301,7 +306,7 @@ async def write_success_watermark(
         timestamp,
         WatermarkStatus.SUCCESS,
         records_collected=records_collected,
-        run_id=run_id,
+        run_id=run_id or _current_run_id(),
         ledger=ledger,
     )
     return await _written(source_id, update, Precondition(if_match), storage)
@@ -326,14 +331,22 @@ async def write_failure_watermark(
 ) -> Watermark:
     """Write that the run failed at ``timestamp``, and return the stored watermark.
 
+    ``run_id`` is the flow run's unless it is given.
+
     Raises:
         WatermarkConflictError: Another run was faster.
         StorageError: The watermark could not be written.
     """
+    run_id = run_id or _current_run_id()
     update = WatermarkUpdate.of(
         timestamp, WatermarkStatus.FAILED, error_message, run_id=run_id, ledger=ledger
     )
     return await _written(source_id, update, Precondition(if_match), storage)
+
+
+def _current_run_id() -> str:
+    """Return the run of Prefect, by which the service knows a write that is sent again."""
+    return str(runtime.flow_run.id or runtime.task_run.id)
 
 
 async def _written(

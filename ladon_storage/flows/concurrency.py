@@ -4,12 +4,13 @@ Off unless ``LADON_SOURCE_CONCURRENCY=queue``: the lease on the watermark keeps 
 and a Prefect slot can leak. Prefect's server loses leases at a restart, unless it keeps them in
 files; the slot of a run that was killed just before is then never released.
 
-- The slot guarantees nothing. If its lease cannot be renewed, the run continues: the watermark
-  decides.
+- The slot guarantees nothing. If Prefect cannot give it, renew its lease or release it, the run
+  continues: the watermark decides.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -20,8 +21,11 @@ from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, conc
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from ladon_storage.collection.standby import WhenBusy
+from ladon_storage.collection.summaries import one_line
 from ladon_storage.errors import SourceBusyError
-from ladon_storage.flows.artifacts import artifact_key
+from ladon_storage.flows.artifacts import artifact_key, best_effort
+
+logger = logging.getLogger("ladon_storage.flows")
 
 CONCURRENCY_VARIABLE = "LADON_SOURCE_CONCURRENCY"
 LEASE_SECONDS = 60  # the least that Prefect takes
@@ -52,7 +56,6 @@ async def source_slot(
         yield
         return
     name = limit_name(source_id)
-    await _create_if_missing(name)
     slot = concurrency(
         name,
         occupy=1,
@@ -61,16 +64,23 @@ async def source_slot(
         strict=True,
         raise_on_lease_renewal_failure=False,
     )
-    async with AsyncExitStack() as held:
-        try:
-            await held.enter_async_context(slot)
-        except AcquireConcurrencySlotTimeoutError:
-            raise SourceBusyError(
-                f"Source {source_id!r} was not free within {seconds:.0f} s. If no run of it is "
-                f"active, release its slot: prefect gcl update {name} --active-slots 0.",
-                source_id,
-            ) from None
+    held = AsyncExitStack()
+    try:
+        await _create_if_missing(name)
+        await held.enter_async_context(slot)
+    except AcquireConcurrencySlotTimeoutError:
+        raise SourceBusyError(
+            f"Source {source_id!r} was not free within {seconds:.0f} s. If no run of it is "
+            f"active, release its slot: prefect gcl update {name} --active-slots 0.",
+            source_id,
+        ) from None
+    except Exception as error:  # whatever Prefect's API says
+        logger.warning("Prefect could not give a slot of %s: %s", name, one_line(error))
+    try:
         yield
+    finally:
+        async with best_effort(f"release the slot of {name}"):
+            await held.aclose()
 
 
 async def _create_if_missing(name: str) -> None:

@@ -15,9 +15,11 @@ import pytest
 import yaml
 from prefect import flow, get_client
 from prefect.automations import AutomationCore, EventTrigger
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Posture
+from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling, Running
 
@@ -308,6 +310,30 @@ async def test_runs_of_a_source_wait_for_each_other_where_it_is_asked_for(
             pass
     async with source_slot("Feed: A", seconds=20):
         pass
+
+
+@pytest.mark.parametrize(
+    "step", ["read_global_concurrency_limit_by_name", "release_concurrency_slots_with_lease"]
+)
+async def test_run_goes_on_where_prefect_gives_or_releases_no_slot(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    """The watermark is what keeps runs apart; a collection that is complete stays green."""
+    monkeypatch.setenv(CONCURRENCY_VARIABLE, "queue")
+
+    async def refused(*_: object, **__: object) -> None:
+        raise PrefectException("out of order")
+
+    monkeypatch.setattr(PrefectClient, step, refused)
+    has_run = False
+    async with source_slot(f"green-{step}"):
+        has_run = True
+    with pytest.raises(ZeroDivisionError):
+        async with source_slot(f"red-{step}"):
+            raise ZeroDivisionError
+
+    assert has_run
+    assert caplog.text.count("out of order") == 2
 
 
 async def test_turns_are_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import inspect
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,33 @@ async def test_transient_errors_are_retried(service: Flaky, storage: StorageSett
     service.calls.clear()
     assert await recovering() is None
     assert len(service.calls) == 3
+
+
+async def test_write_whose_answer_was_lost_is_known_by_the_flow_run(
+    service: Flaky, storage: StorageSettings
+) -> None:
+    """Prefect sends it again with the same precondition, and no other run was faster."""
+    writes: list[tuple[Any, tuple[Any, ...]]] = [
+        (tasks.write_running_watermark, (MOMENT,)),
+        (tasks.write_success_watermark, (MOMENT,)),
+        (tasks.write_failure_watermark, (MOMENT, "boom")),
+    ]
+
+    @flow
+    async def written() -> list[str | None]:
+        first = await tasks.write_success_watermark("feed", MOMENT - timedelta(hours=1), storage)
+        etags = [first.etag]
+        for write, arguments in writes:
+            service.lose_one_answer(str(MOMENT.year))
+            again = await write.with_options(retry_delay_seconds=0)(
+                "feed", *arguments, storage, if_match=etags[-1]
+            )
+            assert again.run_id == str(flow_run.id)
+            etags.append(again.etag)
+        return etags
+
+    assert len(set(await written())) == 1 + len(writes)
+    assert service.calls == ["PUT"] * (1 + 2 * len(writes))
 
 
 async def test_what_repetition_cannot_cure_is_not_retried(
