@@ -185,6 +185,8 @@ class Protocol(web.RequestHandler):
             if hdrs.ALLOW in resp.headers:
                 worded.headers[hdrs.ALLOW] = resp.headers[hdrs.ALLOW]
             resp = worded
+        if request.content.exception() is not None:  # aiohttp reads nothing more
+            resp.force_close()
         # Not every refusal of aiohttp's has passed the routes.
         resp.headers[REQUEST_ID] = request_id.get("") or request_id_of(
             request.headers.get(REQUEST_ID)
