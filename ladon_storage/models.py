@@ -513,7 +513,8 @@ def apply_update(
 
     Raises:
         WatermarkConflictError: With status 412 another version is stored than the writer read;
-            with 409 the update is a success older than the stored one, which is not in the future.
+            with 409 the update is a success older than the stored one, which is not ahead of the
+            service by more than `HONEST_SKEW`.
         WatermarkInFutureError: The update is a success beyond now plus `MAX_AHEAD`.
     """
     check_precondition(stored, source_id, precondition)
@@ -522,7 +523,7 @@ def apply_update(
     if update.status is WatermarkStatus.SUCCESS:
         check_not_in_future(source_id, update.timestamp, now)
         # A watermark in the future is wrong, so any success may correct it.
-        if before is not None and update.timestamp < before <= now:
+        if before is not None and update.timestamp < before and not is_ahead(before, now):
             raise WatermarkConflictError(
                 f"Watermark {source_id!r} is at {before.isoformat()}, later than "
                 f"{update.timestamp.isoformat()}; an operator can move it back with a reset.",

@@ -145,10 +145,12 @@ def _plain(error: CycloptsError) -> str:
     from cyclopts import UnknownOptionError
 
     unused = getattr(error, "unused_tokens", None)
-    if unused and isinstance(error, UnknownOptionError):
+    if isinstance(error, UnknownOptionError):
         # With a verb that takes names, the names before it are unused as well.
-        option = error.token.value.partition("=")[0][:100]
+        option = (error.token.keyword or error.token.value).partition("=")[0][:100]
         known = [name for each in error.argument_collection for name in each.names]
+        if option in known and "--" in (error.root_input_tokens or ()):
+            return f"What follows -- is a name, and no option: put {option} before it."
         near = get_close_matches(option, known, n=1)
         return f"Unknown option: {option}.{f' Did you mean {near[0]}?' if near else ''}"
     if unused:

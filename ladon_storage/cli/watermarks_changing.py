@@ -42,6 +42,7 @@ from ladon_storage.models import (
     WatermarkStatus,
     WatermarkUpdate,
     collected_up_to,
+    is_ahead,
 )
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ async def move(
     _refuse_if_held(before, force=force)
     if before is not None and not back:
         success, now = before.last_successful_timestamp, now_of(before)
-        if success is not None and wanted.timestamp < success <= now:
+        if success is not None and wanted.timestamp < success and not is_ahead(success, now):
             raise RefusedError(
                 f"Watermark {source_id!r} is at {success.isoformat()}, later than "
                 f"{wanted.timestamp.isoformat()}; move it back with `ladon-storage watermarks "

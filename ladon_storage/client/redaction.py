@@ -1,24 +1,21 @@
 """The service's address, and the secrets of it that no error and no log may repeat.
 
 - The base URL is kept without credentials; they go into one header.
-- aiohttp's errors carry the request's headers, and are stripped of them before they are chained.
+- aiohttp's errors carry the request's headers, and quote a part of an answer that is not HTTP. So
+  they are not chained where there are credentials, unless they are errors of the system.
 """
 
 from __future__ import annotations
 
 import base64
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import aiohttp
-from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic_core import from_json
 from yarl import URL
 
 from ladon_storage.errors import ConfigurationError, encodings_of, redacted
 
 LONGEST_EXCERPT = 300
-
-E = TypeVar("E", bound=BaseException)
 
 
 class Address(NamedTuple):
@@ -102,14 +99,3 @@ def redact_url(location: str) -> str:
         return str(URL(location).with_query(None).with_fragment(None).with_user(None))
     except ValueError:
         return "another place"
-
-
-def without_headers(error: E) -> E:
-    """Return aiohttp's error without the request's headers, which carry the credentials."""
-    if isinstance(error, aiohttp.ClientResponseError):
-        info = error.request_info
-        bare = aiohttp.RequestInfo(
-            info.url, info.method, CIMultiDictProxy(CIMultiDict()), info.real_url
-        )
-        error.request_info, error.history, error.args = bare, (), (bare, ())
-    return error

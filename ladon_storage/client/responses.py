@@ -20,6 +20,9 @@ from ladon_storage.models import HistoryPage, Watermark, WatermarkStatus
 NO_VERSION = '"0"'
 """The embedded service's tag for a source without a version."""
 
+_ADDITIONS = frozenset({"run_id", "lease_seconds", "ledger"})
+"""The fields of a watermark that only the embedded service has, which shows by its tags."""
+
 _NO_ROUTE = re.compile(
     r"no route|route not found|no such route|cannot get |requested url|upstream|backend|bucket|"
     r"proxy|deployed|application|\bdns\b|\bhost\b|\bservices? \""
@@ -76,16 +79,21 @@ def _checked(answer: Response, source_id: str) -> Watermark:
     is_named = True
     try:
         watermark = Watermark.from_answer(answer.body, answer.etag, answer.date)
-    except ValidationError:
+    except ValidationError as error:
         try:
             fields = from_json(answer.body)
         except ValueError:
             raise ValueError("is not JSON") from None
         if not isinstance(fields, dict):
             raise ValueError("is no JSON object") from None
-        if "source_id" in fields:
+        is_named = "source_id" in fields
+        wrong = {name for each in error.errors(include_url=False) for name in each["loc"][:1]}
+        is_foreign = answer.etag is None and not wrong.isdisjoint(_ADDITIONS)
+        if is_named and not is_foreign:
             raise
-        is_named, fields["source_id"] = False, source_id
+        if is_foreign:  # the base service's own, of the same names
+            fields = {name: each for name, each in fields.items() if name not in _ADDITIONS}
+        fields.setdefault("source_id", source_id)
         watermark = Watermark.from_answer(to_json(fields), answer.etag, answer.date)
     if watermark.source_id != source_id:
         raise ValueError("is of another source")

@@ -27,7 +27,7 @@ from ladon_storage.circuit.breaker import CircuitBreaker
 from ladon_storage.client import metrics, tracing
 from ladon_storage.client.failures import error_type, is_failure, log_fields, refusal, translated
 from ladon_storage.client.pool import Pool, SessionPools
-from ladon_storage.client.redaction import Address, without_headers
+from ladon_storage.client.redaction import Address
 from ladon_storage.client.responses import Response, unpacked
 from ladon_storage.errors import (
     CircuitUndecidedError,
@@ -203,9 +203,11 @@ class Transport:
             if isinstance(error, StorageError):
                 raise
             failure = translated(self._address, error, method, self._timeout)
-            raise failure from without_headers(error)
+            # An error of the system quotes nothing of the request or of its answer.
+            cause = error if isinstance(error, OSError) or not self._address.secrets else None
         finally:
             metrics.observe_latency(time.perf_counter() - started)
+        raise failure from cause
 
     async def _read_soon(self, response: aiohttp.ClientResponse) -> bytes:
         """Return the body of a 404: *never collected* must arrive completely, and soon."""

@@ -286,7 +286,7 @@ class PostgresqlBackend:
         if not isinstance(outcome, Written):
             return
         if outcome.after is not None:
-            self._servers.acknowledge(version_of(outcome.after))
+            self._servers.acknowledge(outcome.after)
             if len(self._in_mind) >= MOST_IN_MIND:
                 self._in_mind.clear()
             self._in_mind[source_id] = outcome.after

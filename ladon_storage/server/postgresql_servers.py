@@ -22,6 +22,7 @@ import psycopg
 
 from ladon_storage import databases
 from ladon_storage.errors import ConfigurationError, DatabaseError
+from ladon_storage.models import Watermark, WatermarkStatus
 from ladon_storage.server.postgresql_schema import (
     CONNECT_SECONDS,
     Address,
@@ -32,6 +33,7 @@ from ladon_storage.server.postgresql_schema import (
     hang_up,
     prepared,
 )
+from ladon_storage.server.rows import version_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +47,14 @@ SELECT system_identifier, CASE WHEN pg_is_in_recovery() THEN 0
 ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END
 FROM pg_control_system()
 """
+# The retention deletes lines before the stored watermark's: those of renewals, or all older ones.
 _KNOWN = """
-SELECT pg_is_in_recovery(), pg_sequence_last_value('history_version'),
-ARRAY(SELECT version FROM history WHERE version = ANY(%s))
+SELECT pg_is_in_recovery(), pg_sequence_last_value('history_version'), ARRAY(
+SELECT version FROM unnest(%s::bigint[], %s::text[], %s::bool[]) AS known(version, source, renews)
+WHERE EXISTS (SELECT FROM history WHERE history.version = known.version)
+OR EXISTS (SELECT FROM history WHERE source_id = source AND history.version > known.version)
+AND (renews OR NOT EXISTS (SELECT FROM history
+WHERE source_id = source AND history.version < known.version AND action = 'put')))
 """
 _SKIP = "SELECT count(nextval('history_version')) FROM generate_series(1, %s)"
 _RUNNING = "SELECT pid, wait_event FROM pg_stat_activity WHERE pid = ANY(%s)"
@@ -129,12 +136,13 @@ class Servers:
         self._seconds = seconds
         self._system: int | None = None
         self._timeline = 0
-        self._acknowledged: deque[int] = deque(maxlen=REMEMBERED)
+        self._acknowledged: deque[tuple[int, str, bool]] = deque(maxlen=REMEMBERED)
         self._greatest = 0
 
-    def acknowledge(self, version: int) -> None:
-        """Remember a change whose caller will be answered."""
-        self._acknowledged.append(version)
+    def acknowledge(self, after: Watermark) -> None:
+        """Remember a change whose caller will be answered, by the watermark that it left."""
+        version, may_renew = version_of(after), after.status is WatermarkStatus.RUNNING
+        self._acknowledged.append((version, after.source_id, may_renew))
         self._greatest = max(self._greatest, version)
 
     async def set_up(self, connection: ServiceConnection) -> None:
@@ -243,13 +251,14 @@ class Servers:
 
     async def _compare(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Look whether a server has the last acknowledged changes."""
-        versions = list(self._acknowledged)
-        cursor = await connection.execute(_KNOWN, (versions,))
+        columns = [[each[column] for each in self._acknowledged] for column in range(3)]
+        cursor = await connection.execute(_KNOWN, columns)
         [(is_standby, last, found)] = await cursor.fetchall()
         if is_standby:
             return
         # Without those that another connection has found out meanwhile.
-        missing = set(versions).difference(found).intersection(self._acknowledged)
+        left = {version for version, _, _ in self._acknowledged}
+        missing = left.intersection(columns[0]).difference(found)
         if missing:
             self._acknowledged.clear()
             self.lost += len(missing)
@@ -257,7 +266,7 @@ class Servers:
                 "Database %s lacks %d of the last %d acknowledged changes, such as version %d: it "
                 "is older than they are, as after a failover to an asynchronous standby. The next "
                 "run of each source goes on at its sink's position",
-                self.address.shown, len(missing), len(versions), min(missing),
+                self.address.shown, len(missing), len(columns[0]), min(missing),
             )  # fmt: skip
         if (behind := self._greatest - (last or 0)) > 0:
             await connection.execute(_SKIP, (behind,))

@@ -104,26 +104,38 @@ class Protocol(web.RequestHandler):
         options: Those of aiohttp's handler.
     """
 
-    __slots__ = ("_connections", "address", "since", "waits_for")
+    __slots__ = ("_accepted", "_connections", "address", "since", "waits_for")
 
     def __init__(self, connections: Connections, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
         self._connections = connections
+        self._accepted: asyncio.BaseTransport | None = None
         self.address = ""
         self.waits_for: Wait | None = None
         self.since = 0.0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def accepted(self, transport: asyncio.BaseTransport) -> None:
         """Take a place, or close the connection where there is none."""
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if peer else ""
-        super().connection_made(transport)
+        self._accepted = transport
         if not self._connections.admit(self):
             self.end()
 
-    def connection_lost(self, exc: BaseException | None) -> None:
+    def left(self) -> None:
         """Give the place back."""
         self._connections.remove(self)
+        self._accepted = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to read requests."""
+        super().connection_made(transport)
+        if self._accepted is None:
+            self.accepted(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give the place back."""
+        self.left()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -136,9 +148,9 @@ class Protocol(web.RequestHandler):
 
     def end(self) -> None:
         """Close the connection at once, and drop what was not sent yet."""
-        transport = self.transport
+        transport = self.transport or self._accepted
         self.force_close()
-        if transport is not None:
+        if isinstance(transport, asyncio.WriteTransport):
             transport.abort()
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
@@ -173,6 +185,8 @@ class Protocol(web.RequestHandler):
             if hdrs.ALLOW in resp.headers:
                 worded.headers[hdrs.ALLOW] = resp.headers[hdrs.ALLOW]
             resp = worded
+        if request.content.exception() is not None:  # aiohttp reads nothing more
+            resp.force_close()
         # Not every refusal of aiohttp's has passed the routes.
         resp.headers[REQUEST_ID] = request_id.get("") or request_id_of(
             request.headers.get(REQUEST_ID)

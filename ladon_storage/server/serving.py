@@ -22,7 +22,6 @@ from ladon_storage.server.access import is_loopback
 from ladon_storage.server.app import InFlight, create_service
 from ladon_storage.server.connections import (
     BACKLOG,
-    HEADERS_SECONDS,
     SWEEP_SECONDS,
     Connections,
     possible_connections,
@@ -32,7 +31,7 @@ from ladon_storage.server.requests import BODY_TIMEOUT_SECONDS
 from ladon_storage.server.responses import Protocol
 from ladon_storage.server.retention import Retention
 from ladon_storage.server.store import WatermarkDatabase
-from ladon_storage.server.tls import LOOK_SECONDS, Certificate
+from ladon_storage.server.tls import LOOK_SECONDS, Certificate, Secured
 
 logger = logging.getLogger(__name__)
 
@@ -143,18 +142,12 @@ async def _listen(
     # An access log would cost as much as the response; changes are logged, and requests counted.
     options: dict[str, Any] = {"access_log": None, "lingering_time": LINGERING_SECONDS}
 
-    def protocol() -> Protocol:
-        return Protocol(connections, server, loop=loop, **options)
+    def protocol() -> asyncio.BaseProtocol:
+        made = Protocol(connections, server, loop=loop, **options)
+        return made if certificate is None else Secured(made, certificate.context)
 
     try:
-        return await loop.create_server(
-            protocol,
-            host or None,
-            port,
-            backlog=BACKLOG,
-            ssl=certificate.context if certificate else None,
-            ssl_handshake_timeout=HEADERS_SECONDS if certificate else None,
-        )
+        return await loop.create_server(protocol, host or None, port, backlog=BACKLOG)
     except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigurationError(
             f"Cannot listen on {host!r} port {port} ({error}); choose another host or port."

@@ -7,11 +7,15 @@ why.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
+from asyncio.sslproto import SSLProtocol
 from pathlib import Path
 
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.server.connections import HEADERS_SECONDS
+from ladon_storage.server.responses import Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +70,38 @@ class Certificate:
 
     def _state(self) -> list[tuple[int, int, int] | None]:
         return [_state(file) for file in self._files if file is not None]
+
+
+class Secured(SSLProtocol):
+    """The TLS of a connection, which has its place among all before it has begun a handshake.
+
+    A server that asyncio gives TLS tells ``protocol`` of a connection only after its handshake.
+
+    Args:
+        protocol: The HTTP of the connection.
+        context: The certificate.
+    """
+
+    def __init__(self, protocol: Protocol, context: ssl.SSLContext) -> None:
+        super().__init__(
+            asyncio.get_running_loop(),
+            protocol,
+            context,
+            None,  # type: ignore[arg-type]  # nobody waits for the handshake
+            server_side=True,
+            ssl_handshake_timeout=HEADERS_SECONDS,  # type: ignore[arg-type]  # any number
+        )
+        self._of = protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place, and begin the handshake."""
+        super().connection_made(transport)
+        self._of.accepted(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give the place back."""
+        self._of.left()
+        super().connection_lost(exc)
 
 
 def _no_password() -> str:

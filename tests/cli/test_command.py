@@ -181,6 +181,10 @@ def test_length_that_does_not_exist_is_refused(
         (["collect", "--al"], "Unknown option: --al. Did you mean --all?"),
         (["collect", "kev", "nvd", "--jsn"], "Unknown option: --jsn. Did you mean --json?"),
         (["freshness", "kev=1", "--flie=s3cret"], "Unknown option: --flie. Did you mean --file?"),
+        (
+            ["watermarks", "show", "--", "kev", "--storage", "x"],
+            "What follows -- is a name, and no option: put --storage before it.",
+        ),
         (["watermarks", "list", "--prefx", "a"], "Unknown option: --prefx. Did you mean --prefix?"),
         (["collect", "kev", "--quite-else", "3"], "Unknown option: --quite-else. See"),
         (["collect", "kev", "-x"], "Unknown option: -x. See"),

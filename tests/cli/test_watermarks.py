@@ -14,7 +14,7 @@ import pytest
 from ladon_storage.client import StorageServiceClient
 from ladon_storage.connect import new_client
 from ladon_storage.embedded import EmbeddedStorage
-from ladon_storage.models import Watermark
+from ladon_storage.models import HONEST_SKEW, Watermark
 from ladon_storage.settings import StorageSettings
 from tests.base_service import base_service
 from tests.cli.called import Command
@@ -114,6 +114,17 @@ async def test_list_reads_every_page_however_large(ladon: Command) -> None:
         exported = await ladon.later("watermarks", "export", "--storage", at)
     assert [each["source_id"] for each in called.json] == [f"s{each:03}" for each in range(130)]
     assert len(exported.json["watermarks"]) == 130
+
+
+@kinds
+async def test_watermark_of_an_honest_clock_is_not_set_back(ladon: Command, kind: str) -> None:
+    """One that is a little ahead of the service's clock is no mistake to put right."""
+    async with stored(ladon, kind) as (at, client):
+        await client.update_watermark("kev", datetime.now(UTC) + HONEST_SKEW - timedelta(seconds=1))
+        to = ("--storage", at)
+        back = await ladon.later("watermarks", "set", "kev", "2026-01-01", *REASON, *to)
+    assert back.code == REFUSED
+    assert "watermarks reset" in back.sentence
 
 
 @kinds

@@ -205,6 +205,8 @@ async def test_answer_that_breaks_off_is_a_failure(
         pytest.param(watermark(last_successful_timestamp="yesterday"), id="a text for a time"),
         pytest.param(watermark(last_run_timestamp="0001-01-01T00:00:00+14:00"), id="before year 1"),
         pytest.param(watermark(records_collected="many"), id="a text for a number"),
+        pytest.param(watermark("kev", 'ETag: "7"', run_id=42), id="a wrong addition"),
+        pytest.param(watermark(run_id=42, status=7), id="a wrong status beside a foreign field"),
     ],
 )
 async def test_answer_that_breaks_the_contract_is_an_error_of_ours(
@@ -218,6 +220,27 @@ async def test_answer_that_breaks_the_contract_is_an_error_of_ours(
         assert not error.transient
         assert "'kev'" in str(error)
         assert client.circuit_breaker.failure_count == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize(
+    "foreign",
+    [{"run_id": 42}, {"ledger": "L-7"}, {"ledger": [1, 2]}, {"lease_seconds": "none"}],
+    ids=str,
+)
+async def test_foreign_field_of_a_base_service_is_no_addition(
+    method: str, foreign: dict[str, object]
+) -> None:
+    """Without a tag, a field that is named as an addition and is none is an unknown one."""
+    fields = {"status": "success", "last_successful_timestamp": NOON.isoformat(), **foreign}
+    for each in (fields, {"source_id": "kev", **fields}):
+        async with served(http(200, json.dumps(each).encode())) as (client, _):
+            await ask(client, method)
+            read = await client.get_watermark("kev")
+            assert read is not None
+            assert (read.source_id, read.last_successful_timestamp) == ("kev", NOON)
+            assert (read.run_id, read.lease_seconds, read.ledger) == (None, None, None)
+            assert client.circuit_breaker.failure_count == 0
 
 
 @pytest.mark.parametrize("type_", ["text/html", "text/plain; charset=latin-1", "x", ""])

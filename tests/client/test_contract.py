@@ -26,7 +26,13 @@ from ladon_storage import (
     WatermarkUpdate,
 )
 from ladon_storage.embedded import EmbeddedStorage
-from ladon_storage.models import EMPTY_WATERMARK, age_seconds, collected_up_to, is_ahead
+from ladon_storage.models import (
+    EMPTY_WATERMARK,
+    HONEST_SKEW,
+    age_seconds,
+    collected_up_to,
+    is_ahead,
+)
 from ladon_storage.testing.clock import FakeClock
 from tests.base_service import base_service
 from tests.service import embedded_service
@@ -328,6 +334,21 @@ async def test_success_that_goes_back_conflicts(client: Client) -> None:
             await client.update_watermark("kev", FEBRUARY - timedelta(microseconds=1), if_match=tag)
         conflict(caught, 409)
     assert await client.get_watermark("kev") == stored
+
+
+@extended
+@pytest.mark.parametrize("ahead", [timedelta(microseconds=1), HONEST_SKEW], ids=str)
+async def test_success_of_an_honest_clock_does_not_go_back(
+    client: Client, clock: FakeClock, ahead: timedelta
+) -> None:
+    """A writer's clock may be ahead of the service's; what is further ahead may be put right."""
+    stored = await client.update_watermark("kev", clock.now() + ahead)
+    with pytest.raises(WatermarkConflictError) as caught:
+        await client.update_watermark("kev", JANUARY)
+    conflict(caught, 409)
+    assert await client.get_watermark("kev") == stored
+    await client.update_watermark("kev", clock.now() + HONEST_SKEW + timedelta(microseconds=1))
+    assert (await client.update_watermark("kev", JANUARY)).last_successful_timestamp == JANUARY
 
 
 @extended

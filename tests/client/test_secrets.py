@@ -52,6 +52,16 @@ def echo(status: int, *headers: bytes, form: bytes = b"%s") -> Callable[[bytes],
     return reply
 
 
+def line(form: bytes) -> Callable[[bytes], Reply]:
+    """Return a reply that is no whole answer in HTTP, and quotes the line of the credentials."""
+
+    def reply(request: bytes) -> Reply:
+        [sent] = [each for each in request.split(b"\r\n") if b"authorization" in each.lower()]
+        return Reply(form.replace(b"%s", sent), end="close")
+
+    return reply
+
+
 def location(where: str) -> bytes:
     return f"Location: {where}".encode()
 
@@ -71,6 +81,11 @@ def location(where: str) -> bytes:
         echo(200, b"Content-Encoding: " + SECRET.encode()),
         Reply(b"HTTP/1.1 200\r\nno colon\r\n\r\n"),
         Reply(b"no HTTP\r\n\r\n"),
+        line(b"500 unknown command '%s'\r\n"),
+        line(b"HTTP/1.1 200 OK\r\n%s\r\n"),
+        line(b"HTTP/1.1 200 OK\r\nno colon %s\r\n\r\n"),
+        line(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n\r\n"),
+        line(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}%s\r\n\r\n"),
         Reply(end="reset"),
         Reply(end="close"),
         Reply(end="stall"),

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from ladon_storage.client import MockStorageClient
 from ladon_storage.collection.lateness import BOUNDS, Lateness
 from ladon_storage.collection.protocols import KnownContent, Limits, WriteResult
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError
-from ladon_storage.models import EMPTY_WATERMARK
+from ladon_storage.models import EMPTY_WATERMARK, HONEST_SKEW
 from ladon_storage.testing.doubles import (
     MemorySink,
     RememberingSink,
@@ -32,7 +33,7 @@ class World:
 
     def __init__(self, sink: MemorySink | None = None, *, etags: bool = True) -> None:
         self.now = NOW
-        self.storage = ScriptedStorage(etags=etags, now=lambda: self.now)
+        self.storage: Any = ScriptedStorage(etags=etags, now=lambda: self.now)
         self.sink: Any = sink or RememberingSink()
         self.runs = 0
 
@@ -56,7 +57,8 @@ class World:
 
     @property
     def watermark(self) -> datetime | None:
-        return self.storage.stored["feed"].last_successful_timestamp
+        found: datetime | None = self.storage.stored["feed"].last_successful_timestamp
+        return found
 
 
 # What is stored
@@ -330,6 +332,17 @@ async def test_watermark_in_the_future_is_not_believed(caplog: pytest.LogCapture
     assert world.source.ranges == [(at(10), None)]
     assert "is in the future" in caplog.text
     assert (report.watermark_before, report.watermark_after) == (at(10), at(20))
+
+
+@pytest.mark.parametrize("sink", [MemorySink, RememberingSink])
+async def test_watermark_that_an_honest_clock_wrote_is_believed(sink: type[MemorySink]) -> None:
+    """A run does not read anew, and then write, what the service refuses as older."""
+    world = World(sink())
+    world.storage = MockStorageClient(clock=lambda: NOW - HONEST_SKEW)
+    await world.collect([record("1", 10), record("2", NOW)])
+    report = await world.collect()
+    assert world.source.ranges == [(NOW, None)]
+    assert (report.watermark_before, report.watermark_after) == (NOW, NOW)
 
 
 async def test_watermark_in_the_future_without_any_memory_is_read_from_the_beginning() -> None:

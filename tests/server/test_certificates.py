@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 import ssl
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
 import trustme
 
 from ladon_storage.errors import ConfigurationError
+from ladon_storage.server import serving as server
 from ladon_storage.server.serving import serving
 from ladon_storage.server.tls import Certificate
 from tests.service import calling, path
@@ -53,6 +55,36 @@ async def test_service_speaks_https(tmp_path: Path, authority: trustme.CA) -> No
     ):
         assert address.startswith("https://127.0.0.1:")
         assert (await call("GET", path("kev"), ssl=trusted)).status == 404
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03"], ids=["nothing", "a beginning"])
+async def test_connections_without_a_handshake_have_places(
+    tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """They give way to new ones as those that send no request do, and keep nobody out."""
+    monkeypatch.setattr(server, "possible_connections", lambda: 4)
+    certificate = Certificate(*written(authority, tmp_path))
+    trusted = ssl.create_default_context()
+    authority.configure_trust(trusted)
+    async with (
+        serving(tmp_path / "w.db", certificate=certificate) as address,
+        calling(address) as call,
+        asyncio.timeout(5),
+        AsyncExitStack() as stack,
+    ):
+        host, _, port = address.removeprefix("https://").partition(":")
+        readers = []
+        for _ in range(9):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            stack.callback(writer.close)
+            writer.write(sent)
+            readers.append(reader)
+        for reader in readers[:5]:
+            with suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        assert (await call("GET", path("kev"), ssl=trusted)).status == 404
+        metrics = (await call("GET", "/metrics", ssl=trusted)).text
+    assert 'storage_service_connections_closed_total{reason="limit"}' in metrics
 
 
 async def test_renewed_certificate_is_used_without_a_restart(

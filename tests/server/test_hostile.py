@@ -225,7 +225,7 @@ async def test_body_in_a_broken_encoding_is_refused(
 async def test_broken_body_that_comes_with_its_headers_is_no_fault_of_the_service(
     call: Caller, route: str
 ) -> None:
-    """The rest of a body is dropped after its answer; no client writes tracebacks to the log."""
+    """The rest of a body is dropped after its answer, which says that the connection ends."""
     body = b'{"timestamp": "2024-01-01T00:00:00Z", "status": "failed"}'
     answer = await exchange(
         call,
@@ -234,6 +234,7 @@ async def test_broken_body_that_comes_with_its_headers_is_no_fault_of_the_servic
         + body,
     )
     assert answer.startswith(b"HTTP/1.1 4")
+    assert b"\r\nConnection: close\r\n" in answer
 
 
 async def exchange(call: Caller, *pieces: bytes, hang_up: bool = False) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,8 +26,10 @@ from ladon_storage.server.access import Token, add_token, digest, revoke_token
 from ladon_storage.server.database import migrations as sqlite_migrations
 from ladon_storage.server.postgresql_schema import address_of, migrate, migrations, opened
 from ladon_storage.server.postgresql_servers import MOST_ABANDONED, Servers
+from ladon_storage.server.retention import Retention
 from ladon_storage.server.rows import to_microseconds
 from ladon_storage.server.store import WatermarkDatabase
+from ladon_storage.testing.clock import FakeClock
 from tests.cut_proxy import CutProxy
 from tests.postgres import PostgresServer, running
 from tests.service import calling, embedded_service, path, success
@@ -594,6 +596,49 @@ async def test_database_older_than_its_acknowledged_changes_is_logged(
     await store.close()
     [said] = [each for each in caplog.records if each.levelname == "ERROR"]
     assert "lacks 7 of the last 9 acknowledged changes, such as version 3" in said.getMessage()
+
+
+@pytest.mark.parametrize(
+    "kept", [Retention(), Retention(changes=1), Retention(age=timedelta(hours=1))], ids=str
+)
+async def test_history_that_the_retention_deleted_is_not_lost(
+    postgres: PostgresServer, empty_postgres: str, kept: Retention
+) -> None:
+    """Lines of renewals go after an hour, and others by the bounds; any service deletes them."""
+    clock = FakeClock()
+    store = await WatermarkDatabase.open(empty_postgres, clock.now)
+    for number, status in enumerate(["success", *["running"] * 3, "success"]):
+        timestamp = clock.now() + timedelta(seconds=number)
+        written = WatermarkUpdate(timestamp=timestamp, status=WatermarkStatus(status), run_id="r")
+        await store.put("kev", written)
+    clock.advance(7200)
+    other = await WatermarkDatabase.open(empty_postgres, clock.now)
+    assert await other.prune(kept) == (2 if kept == Retention() else 4)
+    await other.close()
+    _end_backends(postgres, empty_postgres.rpartition("/")[2])
+    await until_healthy(store)
+    await store.close()
+    assert store.lost_changes == 0
+
+
+async def test_lost_change_is_seen_behind_a_later_one_of_its_source(
+    postgres: PostgresServer, empty_postgres: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another service may write first to the server that lacks it; that hides nothing."""
+    name = empty_postgres.rpartition("/")[2]
+    store = await WatermarkDatabase.open(empty_postgres)
+    for day in range(1, 6):
+        await store.put("kev", update(day))
+    postgres.execute("DELETE FROM ladon_storage.history WHERE version > 2", name)
+    postgres.execute("UPDATE ladon_storage.watermarks SET version = 2", name)
+    other = await WatermarkDatabase.open(empty_postgres)
+    await other.put("kev", update(9))
+    await other.close()
+    _end_backends(postgres, name)
+    await until_healthy(store)
+    await store.close()
+    assert store.lost_changes == 3
+    assert "lacks 3 of the last 5 acknowledged changes, such as version 3" in caplog.text
 
 
 def _expect_standby(postgres: PostgresServer, name: str) -> None:
