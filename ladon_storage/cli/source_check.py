@@ -116,7 +116,7 @@ async def _sink(project: Project, name: str, *, offline: bool) -> Check:
     values = {each: await named_secret(each, f"of the sink {name!r}") for each in secrets}
     address = values[table.url_secret] if table.url_secret else table.url
     if address and not offline:
-        await check_place(address, project.path.absolute().parent)
+        await check_place(address)
     if secrets:
         text = "its secret is set" if len(secrets) == 1 else "its secrets are set"
         return Check(f"sink {name}", "ok", text)
