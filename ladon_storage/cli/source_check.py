@@ -97,9 +97,10 @@ async def _storage(project: Project, *, offline: bool) -> Check:
     if not settings.url:
         text = "watermarks are kept in memory"
         return Check("storage", "warning", text, "Set [storage] url, or STORAGE_SERVICE_URL.")
+    client = new_client(settings.model_copy(update={"environment": "production"}))
     if offline:
         return Check("storage", "ok", f"{settings.url}, not asked")
-    async with new_client(settings.model_copy(update={"environment": "production"})) as client:
+    async with client:
         await client.health_check()
         for _, source_id in islice(_ids(project), 1):
             await client.get_watermark(source_id)  # health asks for no token

@@ -30,6 +30,7 @@ from ladon_storage.project.tables import (
     StorageTable,
 )
 from ladon_storage.registry import MISSING, Problem, made, nearest, sentence, unknown
+from ladon_storage.settings import check_folder
 
 _TABLES: dict[str, type[BaseModel]] = {
     "storage": StorageTable,
@@ -112,6 +113,11 @@ def read(file: Path, *, absolute: bool = False) -> dict[str, Any]:
         others = ", ".join(storage)
         text = f"is missing, without which {others} would be ignored. Set it, or remove the others"
         raise error_at(file, "storage", Problem("url", text))
+    if _DATABASE.match(str(storage.get("url"))):
+        try:
+            check_folder(file.absolute().parent)
+        except ConfigurationError as error:
+            raise error_at(file, "storage", Problem("url", str(error))) from None
     defaults = document.get("defaults", {})
     for name in ("sinks", "sources"):
         tables[name] = {}

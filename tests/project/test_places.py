@@ -114,9 +114,13 @@ def test_circuit_and_table_are_those_of_the_folder_from_everywhere(
 def test_storage_is_in_the_folder_of_its_file_from_everywhere(
     folder: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its path has no codes."""
+    """Its path has no codes. A folder that it cannot name is refused in its file, here or there."""
     text = f'[storage]\nurl = "{scheme}:///s%41.db"\n'
     if "#" in folder.name:
+        for place in (folder.parent, folder):
+            monkeypatch.chdir(place)
+            with pytest.raises(ConfigurationError, match="a name that no address can carry"):
+                loaded(folder, monkeypatch, text)
         return
     far, near = loaded(folder, monkeypatch, text)
     assert far.storage.url == f"{scheme}:///{folder}/s%41.db"
