@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ from ladon_storage.sinks.jsonl.sink import JsonlSink
 from ladon_storage.sinks.sql.sink import SqlSink
 from ladon_storage.sources.sql.source import SqlTable
 from ladon_storage.testing.doubles import record
+from tests.documents import ROOT
 
 FOLDERS = ["a%20b", "a%2Fb", "100%", "a b", "ä", "a+b", "a&b", "a;b", "a?b#c"]
 REFUSED = [("a%20b", "delta"), ("a%2Fb", "delta"), ("a?b#c", "duckdb")]
@@ -154,3 +156,17 @@ async def test_file_of_a_sink_is_the_same_with_every_sqlalchemy(
     async with SqlSink(f"sqlite:///{tmp_path}/a%20b.db") as sink:
         await sink.write("feed", Page([record("a", 1)]))
     assert (tmp_path / "a b.db").exists()
+
+
+def test_addresses_of_the_reference_are_relative_and_absolute_as_it_says(tmp_path: Path) -> None:
+    """Those of its table start at the file's folder, and those of the sentence below it stay."""
+    text = (ROOT / "docs" / "reference" / "sinks.md").read_text()
+    relative = re.findall(r"^\| `((?:sqlite|duckdb|delta|jsonl)://[^`]+)`", text, re.MULTILINE)
+    absolute = re.findall(r"`(\w+:/+srv/[^`]+)`", text)
+    assert (len(relative), len(absolute)) == (4, 4)
+    for address in relative + absolute:
+        file = tmp_path / "ladon.toml"
+        file.write_text(f'[sinks.records]\nurl = "{address}"\n')
+        read = Project.load(file, check_sources=False).sinks["records"].url or ""
+        assert (read == address) is (address in absolute)
+        assert (f"{tmp_path}/" in read) is (address in relative)

@@ -121,7 +121,8 @@ def _checked_root(url: str) -> str:
         return folder
     if wrong or not host or any(mark in rest for mark in "?#"):
         raise ConfigurationError(
-            "The sink's address cannot be used. Write it as delta:///var/lib/ladon or "
-            "s3://bucket/lake, with credentials in the environment, a block or secrets."
+            "The sink's address cannot be used. Write it as delta://lake, as "
+            "delta:///var/lib/lake for a folder anywhere, or as s3://bucket/lake, with "
+            "credentials in the environment, a block or secrets."
         )
     return url.rstrip("/")
