@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ladon_storage.cli.local import LocalService, ended, environment, free_port, prefect_server
+from ladon_storage.databases import escaped
 
 __all__ = [
     "LEASE_SECONDS",
@@ -53,7 +54,7 @@ async def run_flow(
     """Run the ``collect`` flow in a process of its own, as Prefect runs it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "ladon_storage.cli", "collect", json.dumps(source),
-        "--sink", json.dumps({"url": f"sqlite:///{sink}", "keep": keep}),
+        "--sink", json.dumps({"url": f"sqlite:///{escaped(sink)}", "keep": keep}),
         "--limits", json.dumps({"lease": LEASE_SECONDS}), "--prefect", "--json",
         cwd=PROJECT, stdin=DEVNULL, stdout=PIPE, stderr=PIPE,
         env=environment(folder, PREFECT_API_URL=api, STORAGE_SERVICE_URL=storage),

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from pydantic import ValidationError
 from yarl import URL
 
 from ladon_storage.circuit.breaker import CircuitChange
@@ -24,7 +23,6 @@ from ladon_storage.client.batches import BatchedStorage
 from ladon_storage.client.client import StorageServiceClient
 from ladon_storage.client.mock import MockStorageClient
 from ladon_storage.embedded import SCHEME, EmbeddedStorage, file_of
-from ladon_storage.errors import ConfigurationError
 from ladon_storage.settings import VARIABLES, StorageSettings
 from ladon_storage.sources.http.sharing import share_hosts
 
@@ -50,12 +48,12 @@ def settings_by_hand(
 
     Raises:
         ConfigurationError: The environment is not complete: it names an ``ENVIRONMENT`` and no
-            service, or this is a run of a deployment.
+            service, or this is a run of a deployment; or no address can name the file.
     """
     named = (environ.get(VARIABLES[field]) for field in ("url", "environment"))
     if is_deployed or any(named):
         return StorageSettings.from_environment(environ)
-    file = Path(DEFAULT_FILE).absolute()
+    file = file_of(f"{SCHEME}{DEFAULT_FILE}")
     with _lock:
         is_news = file not in _named_files
         _named_files.add(file)
@@ -66,15 +64,7 @@ def settings_by_hand(
             file,
             VARIABLES["url"],
         )
-    return _settings_of(f"{SCHEME}{file}")
-
-
-def _settings_of(url: str) -> StorageSettings:
-    try:
-        return StorageSettings(url=url)
-    except ValidationError:
-        problem = f"The working directory {os.getcwd()!r} has a name that no address can carry"
-    raise ConfigurationError(f"{problem}; set {VARIABLES['url']}.")
+    return StorageSettings(url=f"{SCHEME}{file}")
 
 
 def new_client(settings: StorageSettings) -> StorageClient:

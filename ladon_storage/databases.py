@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -21,6 +23,29 @@ POSTGRESQL = {
     "application_name": "ladon-storage",
 }
 """The arguments of psycopg."""
+
+
+def parsed(address: str) -> URL:
+    """Return an address whose database is percent-decoded, which SQLAlchemy 2.0 leaves undone.
+
+    Raises:
+        ArgumentError: It is none.
+        ValueError: Its port is no number.
+    """
+    from sqlalchemy.engine import make_url
+
+    url = make_url(address)
+    is_decoded = make_url("sqlite:///%25").database == "%"
+    return url if is_decoded or url.database is None else url.set(database=unquote(url.database))
+
+
+def escaped(path: Path) -> str:
+    """Return a path as an address has it, in which a ``%`` begins a code and a ``?`` the options.
+
+    >>> escaped(Path("/srv/100%/records.db"))
+    '/srv/100%25/records.db'
+    """
+    return str(path).replace("%", "%25").replace("?", "%3F")
 
 
 def shown_address(url: URL) -> str:

@@ -48,6 +48,7 @@ from ladon_storage.models import (
     WatermarkUpdate,
 )
 from ladon_storage.server.store import WatermarkDatabase
+from ladon_storage.settings import check_folder
 from ladon_storage.values import check_source_id
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def file_of(url: str) -> Path:
     """Return the file that a storage address names, absolute.
 
     Raises:
-        ConfigurationError: The address names no file.
+        ConfigurationError: The address names no file, or one in a folder that no address can name.
 
     >>> str(file_of("sqlite:////var/lib/ladon.db"))
     '/var/lib/ladon.db'
@@ -84,7 +85,10 @@ def file_of(url: str) -> Path:
             "The storage's address names no file. Write it as sqlite:///ladon.db, or as "
             "sqlite:////var/lib/ladon.db for one anywhere."
         )
-    return Path(name).absolute()
+    path = Path(name)
+    if not path.is_absolute():
+        check_folder(Path.cwd())
+    return path.absolute()
 
 
 class EmbeddedStorage(KeywordUpdate):

@@ -42,6 +42,19 @@ VARIABLES = {
 _FILE = re.compile(r"sqlite:///(?!:memory:)[^?#@\0]*[^?#@\0/.]", re.IGNORECASE)
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder with a name that no address of a storage can carry.
+
+    Raises:
+        ConfigurationError: It has one.
+    """
+    if marks := [each for each in str(folder) if each in "?#@"]:
+        raise ConfigurationError(
+            f"The folder {str(folder)!r} has a name that no address can carry, because of "
+            f"{marks[0]!r}; set {VARIABLES['url']}, or url of [storage], to a file elsewhere."
+        )
+
+
 class StorageSettings(BaseModel):
     """The address of the Storage Service, the credentials for it, and the limits of its client.
 

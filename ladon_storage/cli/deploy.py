@@ -66,7 +66,7 @@ def deploy(
             "Say where the deployments run: --serve for this process, or --pool NAME for the "
             "workers of a work pool. --dry-run prints what would change."
         )
-    project = Project.load(file)
+    project = Project.load(file, absolute=True)
     for name in names:
         project.limits_of(name)  # refuses a name that is not there
     refuse_without_prefect()

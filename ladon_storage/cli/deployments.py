@@ -20,7 +20,6 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.collect_many import only_sink
 from ladon_storage.flows.deployed import fit_form
 from ladon_storage.project.project import Project
-from ladon_storage.project.reading import anchored_address
 from ladon_storage.settings import VARIABLES, StorageSettings
 from ladon_storage.sources import SOURCES
 
@@ -261,8 +260,7 @@ def _storage(project: Project) -> dict[str, Any]:
     if storage.url is None or storage.token or storage.password:
         return {"storage": None}
     given = storage.model_dump(mode="json", exclude_unset=True, exclude={"circuit_url_secret"})
-    folder = project.path.absolute().parent
-    return {"storage": {**given, "url": anchored_address(storage.url, folder)}}
+    return {"storage": given}
 
 
 async def storage_variables(project: Project) -> dict[str, str]:
@@ -313,11 +311,8 @@ def _check_name(project: Project, name: str) -> None:
 
 
 def _sink(project: Project, name: str) -> dict[str, Any]:
-    """Return the fields of a source's sink, with an absolute address."""
-    fields = dict(project.sinks[project.sink_of(name)].fields)
-    if isinstance(fields.get("url"), str):
-        fields["url"] = anchored_address(fields["url"], project.path.absolute().parent)
-    return fields
+    """Return the fields of a source's sink."""
+    return project.sinks[project.sink_of(name)].fields
 
 
 def _schedule(described: dict[str, Any], name: str) -> DeploymentScheduleCreate:

@@ -151,9 +151,9 @@ async def _asked(project: Project | None) -> list[Check]:
 
     try:
         settings = await settings_of(project)
+        files = [*_storage_file(settings), *_circuits(settings)]
     except ConfigurationError as error:
         return [Check("storage", "failed", str(error)), *await _prefect()]
-    files = [*_storage_file(settings), *_circuits(settings)]
     if not any(each.what == "storage" for each in files):
         files.append(await attempted("storage", _storage(settings, project)))
     return [*files, *await _prefect()]

@@ -12,7 +12,6 @@ import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 from ladon_storage.cli.checks import Check
 from ladon_storage.collection.summaries import cut
@@ -87,7 +86,7 @@ def _has_log(path: Path) -> bool:
 
 
 def _asked(path: Path, seconds: float, options: str) -> list[str]:
-    address = f"file:{quote(str(path.absolute()))}?{options}"
+    address = f"{path.absolute().as_uri()}?{options}"
     ended = threading.Event()
     with closing(sqlite3.connect(address, uri=True, timeout=1, check_same_thread=False)) as opened:
         timer = threading.Thread(target=_interrupt, args=(opened, ended, seconds))

@@ -18,28 +18,24 @@ SECONDS = 5
 _FILES = ("sqlite", "duckdb")
 
 
-async def check_place(address: str, folder: Path) -> bool:
+async def check_place(address: str) -> bool:
     """Refuse a database that cannot be reached; return whether there was one to ask.
 
     Args:
-        address: The sink's address.
-        folder: Where relative addresses start.
+        address: The sink's address, as a run has it.
 
     Raises:
         ConfigurationError: The address is none of a sink.
         SinkError: The database does not accept a connection, or its file cannot be written.
     """
-    from ladon_storage.project.reading import anchored_address
+    from ladon_storage import databases
     from ladon_storage.sinks import sink_from
 
     scheme = address.partition(":")[0].lower()
     if scheme not in (*_FILES, "postgresql"):
         return False  # an object storage is tried by a run, which writes there
-    from sqlalchemy.engine import make_url
-
-    anchored = anchored_address(address, folder)
-    sink_from({"url": anchored})  # one that a secret holds was not looked at before
-    url = make_url(anchored)
+    sink_from({"url": address})  # one that a secret holds was not looked at before
+    url = databases.parsed(address)
     if scheme in _FILES:
         _check_file(Path(url.database or ""))
     else:
@@ -48,7 +44,8 @@ async def check_place(address: str, folder: Path) -> bool:
 
 
 def _check_file(file: Path) -> None:
-    parent = file.absolute().parent
+    file = file.absolute()
+    parent = file.parent
     if not parent.is_dir():
         raise SinkError(f"The folder {str(parent)!r} of the sink does not exist. Make it.")
     if file.is_dir():

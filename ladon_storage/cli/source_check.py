@@ -97,9 +97,10 @@ async def _storage(project: Project, *, offline: bool) -> Check:
     if not settings.url:
         text = "watermarks are kept in memory"
         return Check("storage", "warning", text, "Set [storage] url, or STORAGE_SERVICE_URL.")
+    client = new_client(settings.model_copy(update={"environment": "production"}))
     if offline:
         return Check("storage", "ok", f"{settings.url}, not asked")
-    async with new_client(settings.model_copy(update={"environment": "production"})) as client:
+    async with client:
         await client.health_check()
         for _, source_id in islice(_ids(project), 1):
             await client.get_watermark(source_id)  # health asks for no token
@@ -116,7 +117,7 @@ async def _sink(project: Project, name: str, *, offline: bool) -> Check:
     values = {each: await named_secret(each, f"of the sink {name!r}") for each in secrets}
     address = values[table.url_secret] if table.url_secret else table.url
     if address and not offline:
-        await check_place(address, project.path.absolute().parent)
+        await check_place(address)
     if secrets:
         text = "its secret is set" if len(secrets) == 1 else "its secrets are set"
         return Check(f"sink {name}", "ok", text)

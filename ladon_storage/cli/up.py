@@ -30,6 +30,7 @@ from cyclopts import Parameter
 from ladon_storage.cli.ended import Ended
 from ladon_storage.cli.options import File, Table
 from ladon_storage.cli.output import note, print_facts
+from ladon_storage.databases import escaped
 from ladon_storage.errors import ConfigurationError
 
 SERVING = "Serving."
@@ -109,7 +110,7 @@ def of_file(file: Path | None) -> Described:
     """
     from ladon_storage.project.project import Project
 
-    project = Project.load(file)
+    project = Project.load(file, absolute=True)
     if not project.sources:
         raise ConfigurationError(f"{project.path} has no source; add a table [sources.NAME].")
     path = project.path.absolute()
@@ -167,7 +168,7 @@ async def _up(described: Described, folder: Path, prefect_port: int, storage_por
         log = folder / "runner.log"
         log.unlink(missing_ok=True)
         variables = {**shared_by(described), "PREFECT_API_URL": api, **RUNS}
-        records = f"sqlite:///{folder / 'records.db'}"
+        records = f"sqlite:///{escaped(folder / 'records.db')}"
         if described.sink:
             await _saved_blocks(folder, service, records, variables, lock)
         if described.storage is None:
@@ -262,7 +263,6 @@ async def _service(
     """
     from ladon_storage.cli.local import LocalService
     from ladon_storage.embedded import SCHEME, file_of
-    from ladon_storage.project.reading import anchored_address
 
     url = described.storage
     database = None
@@ -270,7 +270,7 @@ async def _service(
         if not url.lower().startswith(SCHEME):
             yield url
             return
-        database = file_of(anchored_address(url, described.folder))
+        database = file_of(url)
     note("Starting the Storage Service …")
     options: tuple[str, ...] = ("--prefect-url", prefect_url)
     if described.arguments[0] == "--file":

@@ -133,7 +133,7 @@ def _read(document: Path) -> list[Watermark]:
         ConfigurationError: It cannot be read, or is none.
     """
     try:
-        text = sys.stdin.read() if str(document) == "-" else document.read_text(encoding="utf-8")
+        text = _piped() if str(document) == "-" else document.read_text(encoding="utf-8")
         found = Exported.model_validate_json(text)
         if found.format != 1:
             problem = f"its format is {found.format}, and not 1"
@@ -154,6 +154,12 @@ def _read(document: Path) -> list[Watermark]:
     raise ConfigurationError(
         f"{str(document)!r} is no output of `ladon-storage watermarks export`: {problem}."
     )
+
+
+def _piped() -> str:
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    return sys.stdin.read()
 
 
 def _check(given: Watermark) -> None:

@@ -60,7 +60,9 @@ class Project(BaseModel):
     sources: dict[str, SourceTable] = {}
 
     @classmethod
-    def load(cls, path: Path | str | None = None, *, check_sources: bool = True) -> Self:
+    def load(
+        cls, path: Path | str | None = None, *, check_sources: bool = True, absolute: bool = False
+    ) -> Self:
         """Read the file.
 
         Args:
@@ -68,12 +70,14 @@ class Project(BaseModel):
                 directory.
             check_sources: Whether each source and sink is made once, so that a wrong field of any
                 is an error now. Otherwise it is one when `source` or `sink` is asked for it.
+            absolute: Whether paths are absolute also where the file is in the working directory,
+                as they have to be for a run elsewhere.
 
         Raises:
             ConfigurationError: The file cannot be read, or something in it is wrong.
         """
         file = Path(path or os.environ.get(FILE_VARIABLE) or FILE_NAME)
-        project = cls.model_validate(read(file))
+        project = cls.model_validate(read(file, absolute=absolute))
         if check_sources:
             for _, problem in project.problems():
                 if problem is not None:

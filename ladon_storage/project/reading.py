@@ -11,11 +11,13 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from pydantic import BaseModel
 
 from ladon_storage.collection.credentials import holds_secret, is_secret_option
 from ladon_storage.collection.protocols import Limits
+from ladon_storage.databases import escaped
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.project.tables import (
     CollectManyTable,
@@ -28,6 +30,7 @@ from ladon_storage.project.tables import (
     StorageTable,
 )
 from ladon_storage.registry import MISSING, Problem, made, nearest, sentence, unknown
+from ladon_storage.settings import check_folder
 
 _TABLES: dict[str, type[BaseModel]] = {
     "storage": StorageTable,
@@ -56,7 +59,10 @@ _EXAMPLES = {
 }
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _USERINFO = re.compile(r"://[^/?#]*:[^/?#]*@")
-_PATH = re.compile(r"(sqlite:///|duckdb:///|jsonl://|delta://)(?![/:]|file:)(?=.)(.*)", re.DOTALL)
+_FOLDER = re.compile(r"((?:jsonl|delta)://)(?!/)(.+)", re.DOTALL | re.IGNORECASE)
+_DATABASE = re.compile(
+    r"(\s*(?:sqlite|duckdb)(?:\+\w+)?:///)(?![/:]|file:)([^?]+)(.*)", re.DOTALL | re.IGNORECASE
+)
 
 
 def _document(file: Path) -> dict[str, Any]:
@@ -76,8 +82,12 @@ def _document(file: Path) -> dict[str, Any]:
     raise ConfigurationError(f"The file {str(file)!r} {problem}.")
 
 
-def read(file: Path) -> dict[str, Any]:
+def read(file: Path, *, absolute: bool = False) -> dict[str, Any]:
     """Return the tables of a file, each checked, and the file's path.
+
+    Args:
+        file: The file.
+        absolute: Whether paths are absolute also where the file is in the working directory.
 
     Raises:
         ConfigurationError: It cannot be read, or something in it is wrong.
@@ -93,6 +103,8 @@ def read(file: Path) -> dict[str, Any]:
             )
     tables: dict[str, Any] = {"path": file}
     folder = file.absolute().parent
+    if folder == Path.cwd() and not absolute:
+        folder = Path()  # messages then show an address as it is written
     for name in ("storage", "defaults", "collect_many"):
         if name in document:
             tables[name] = _table_of(file, name, document[name], folder)
@@ -101,6 +113,11 @@ def read(file: Path) -> dict[str, Any]:
         others = ", ".join(storage)
         text = f"is missing, without which {others} would be ignored. Set it, or remove the others"
         raise error_at(file, "storage", Problem("url", text))
+    if _DATABASE.match(str(storage.get("url"))):
+        try:
+            check_folder(file.absolute().parent)
+        except ConfigurationError as error:
+            raise error_at(file, "storage", Problem("url", str(error))) from None
     defaults = document.get("defaults", {})
     for name in ("sinks", "sources"):
         tables[name] = {}
@@ -142,8 +159,7 @@ def _with_defaults(fields: dict[str, Any], defaults: dict[str, Any]) -> dict[str
 def _table_of(file: Path, place: str, fields: dict[str, Any], folder: Path) -> BaseModel:
     _refuse_passwords(file, place, fields)
     kind = _TABLES[place.partition(".")[0]]
-    anchored = {name: _anchored(name, value, folder) for name, value in fields.items()}
-    table, problems = made(kind, anchored)
+    table, problems = made(kind, _anchored(place, fields, folder))
     if problems:
         problem = placed(problems[0])
         if problem == Problem("kind", MISSING):
@@ -184,27 +200,35 @@ _WHERE_TO = {
 }
 
 
-def _anchored(name: str, value: Any, folder: Path) -> Any:
-    """Return an address or a path that starts at the file's folder where it is relative."""
-    if folder == Path.cwd():
-        return value
+def _anchored(place: str, value: Any, folder: Path, name: str = "") -> Any:
+    """Return a table with addresses and paths that start at a folder where they are relative."""
     if isinstance(value, dict):
-        return {below: _anchored(below, each, folder) for below, each in value.items()}
-    if not isinstance(value, str):
+        return {below: _anchored(place, each, folder, below) for below, each in value.items()}
+    if not isinstance(value, str) or folder == Path():
         return value
     if name in ("ca_file", "client_cert", "client_key"):
         return str(folder / value)
-    return anchored_address(value, folder) if name in ("url", "circuit_url") else value
+    if name == "url" and place == "storage":
+        return _anchored_storage(value, folder)
+    return _anchored_address(value, folder) if name in ("url", "circuit_url") else value
 
 
-def anchored_address(address: str, folder: Path) -> str:
-    """Return an address with an absolute path, which starts at a folder where it was relative.
+def _anchored_storage(address: str, folder: Path) -> str:
+    """Return the address of a storage, whose path is no text with codes."""
+    match = _DATABASE.fullmatch(address)
+    return f"{match[1]}{folder / match[2]}{match[3]}" if match else address
 
-    >>> anchored_address("sqlite:///records.db", Path("/srv"))
-    'sqlite:////srv/records.db'
+
+def _anchored_address(address: str, folder: Path) -> str:
+    """Return the address of a sink, a circuit or a table.
+
+    >>> _anchored_address("sqlite:///records.db", Path("/srv/100%"))
+    'sqlite:////srv/100%25/records.db'
     """
-    match = _PATH.fullmatch(address)
-    return f"{match[1]}{folder / match[2]}" if match else address
+    if match := _FOLDER.fullmatch(address):
+        return f"{match[1]}{folder / match[2]}"
+    match = _DATABASE.fullmatch(address)
+    return f"{match[1]}{escaped(folder / unquote(match[2]))}{match[3]}" if match else address
 
 
 _TWICE = re.compile(r"Cannot declare \(([^)]*)\) twice")

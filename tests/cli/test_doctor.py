@@ -291,3 +291,28 @@ async def test_open_circuit_is_found(ladon: Command, monkeypatch: pytest.MonkeyP
     assert "moving house" in found["circuit"]["finding"]
     assert "circuit reset" in found["circuit"]["next_step"]
     assert checks(well)["circuit"]["verdict"] == "ok"
+
+
+@pytest.mark.parametrize("is_from", ["file", "variable", "nothing"])
+@pytest.mark.parametrize("name", ["C#", "what?", "me@home"])
+def test_folder_that_no_address_can_name_is_one_sentence_of_all_commands(
+    ladon: Command, is_from: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the checks call good, a collection can use; the refusal names the folder."""
+    folder = ladon.folder / name
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    text = '[sinks.r]\nurl = "jsonl://lines"\n[sources.kev]\nkind = "kev"\n'
+    if is_from == "variable":
+        monkeypatch.setenv("STORAGE_SERVICE_URL", "sqlite:///ladon.db")
+    (folder / "ladon.toml").write_text((FILE if is_from == "file" else "") + text)
+    for command in (
+        ("source", "check", "--offline"), ("doctor",), ("collect", "kev"),
+        ("watermarks", "list", "--file", folder / "ladon.toml"),
+    ):  # fmt: skip
+        called = ladon(*command)
+        said = " ".join((called.out + called.err).split())
+        assert called.code != 0, command
+        assert f"The folder '{folder}' has a name that no address can carry" in said, command
+        assert "Traceback" not in said
+    assert [each.name for each in folder.iterdir()] == ["ladon.toml"]

@@ -175,6 +175,18 @@ async def test_next_step_of_a_check_quotes_the_name_for_the_shell(ladon: Command
     assert "ladon-storage source try 'a b'" in called.out + called.err
 
 
+def test_check_looks_for_a_secret_address_where_a_run_does(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no file says starts at the working directory."""
+    (ladon.folder / "data").mkdir()
+    (ladon.folder / "other").mkdir()
+    monkeypatch.setenv("RECORDS_URL", "sqlite:///data/records.db")
+    file = ladon.write("other/ladon.toml", '[sinks.records]\nurl_secret = "RECORDS_URL"\n')
+    found = {each["what"]: each for each in ladon("source", "check", "--file", file, "--json").json}
+    assert found["sink records"]["verdict"] == "ok"
+
+
 @pytest.mark.parametrize(
     ("address", "finding"),
     [

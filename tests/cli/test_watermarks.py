@@ -378,6 +378,16 @@ def test_hyphen_is_the_export_on_standard_input(
     assert [each["source_id"] for each in called.json] == ["kev"]
 
 
+def test_closed_standard_input_is_one_sentence(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python has none where the shell closed it."""
+    monkeypatch.setattr("sys.stdin", None)
+    called = ladon("watermarks", "import", "-", "--reason", "x", "--storage", "sqlite:///new.db")
+    assert called.code == 2
+    assert "it cannot be read (standard input is closed)" in called.sentence
+
+
 @pytest.mark.parametrize("verb", ["list", "export", "show kev", "history kev"])
 @pytest.mark.parametrize("given", [(), ("--storage", "sqlite:///ladon.db")])
 def test_reading_makes_no_file(ladon: Command, verb: str, given: tuple[str, ...]) -> None:

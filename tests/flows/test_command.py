@@ -13,6 +13,7 @@ import yaml
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
 from prefect.settings.legacy import _get_settings_fields
@@ -687,6 +688,31 @@ async def test_serve_says_where_its_runs_find_a_storage_that_it_cannot_give_them
     assert why in said
     assert "Storage Service block called default" in said
     assert "s3cret" not in called.err
+
+
+async def test_deployed_paths_are_absolute_whatever_the_folder_is_called(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run starts in a folder of its own, and finds the files of the one with the file."""
+    served: list[RunnerDeployment] = []
+
+    async def serve(made: list[RunnerDeployment]) -> None:
+        served.extend(made)
+
+    monkeypatch.setattr("ladon_storage.flows.serve.serve_deployments", serve)
+    folder = ladon.folder / "feeds%20test"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    storage = '[storage]\nurl = "https://storage.example"\ncircuit_url = "sqlite:///c.db"\n'
+    (folder / "ladon.toml").write_text(
+        f'{storage}[sinks.r]\nurl = "sqlite:///r.db"\n[sources.kev]\nkind = "kev"\n'
+    )
+    called = await ladon.later("deploy", "--serve")
+    assert called.code == 0, called.err
+    [given] = [each.parameters or {} for each in served]
+    at = f"sqlite:///{ladon.folder}/feeds%2520test"
+    assert given["sink"]["url"] == f"{at}/r.db"
+    assert given["storage"]["circuit_url"] == f"{at}/c.db"
 
 
 async def test_serve_gives_its_runs_the_storage_of_the_file(

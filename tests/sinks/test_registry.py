@@ -50,7 +50,7 @@ SCHEMES = "there are: sqlite://, duckdb://, postgresql://, jsonl://, delta://, s
         ({"url": "postgresql://host"}, "names no database. Write its address as postgresql://"),
         ({"url": "postgresql://host:x/db"}, "The sink's address cannot be used"),
         ({"url": "postgresql+psycopg2://host/db"}, "scheme 'postgresql+psycopg2'"),
-        ({"url": "jsonl://"}, "Write it as jsonl:///folder or jsonl://folder"),
+        ({"url": "jsonl://"}, "Write it as jsonl://lines, or as jsonl:///var/lib"),
         ({"url": "jsonl:///x\0"}, "The sink's address cannot be used"),
         ({"url": "jsonl:///x", "table": "../y"}, "cannot be named '../y'"),
         ({"url": "jsonl:///x", "table": "x_removed"}, "cannot be named 'x_removed'"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Set
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -337,3 +339,17 @@ def test_source_that_shifts_times_fails() -> None:
     contract.kind = Zoned
     contract.begin = TestTickets.begin + timedelta(seconds=30)
     fails(contract.test_timestamps_are_those_of_the_items)
+
+
+@pytest.mark.parametrize("name", ["SinkContract", "SourceContract"])
+def test_contract_without_pytest_names_the_extra(name: str) -> None:
+    """Whoever installed the package alone reads what to install."""
+    code = f"import sys; sys.modules['pytest'] = None; from ladon_storage.testing import {name}"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: The contracts of sinks and sources require pytest. "
+        "Install ladon-storage[testing]."
+    )

@@ -20,6 +20,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
@@ -110,10 +111,18 @@ def _checked_root(url: str) -> str:
     host = rest.partition("/")[0]
     wrong = wrong or not rest.strip("/") or ":" in host.rpartition("@")[0]
     if not wrong and scheme.lower() == "delta":
-        return str(Path(rest).absolute())
+        folder = str(Path(rest).absolute())
+        if unquote(folder) != folder:
+            # Its library lists the folder, and reads the files of the one with the decoded name.
+            raise ConfigurationError(
+                f"The folder {folder!r} has a name that Delta Lake reads as another one, "
+                f"{unquote(folder)!r}. Use a folder without a '%'."
+            )
+        return folder
     if wrong or not host or any(mark in rest for mark in "?#"):
         raise ConfigurationError(
-            "The sink's address cannot be used. Write it as delta:///var/lib/ladon or "
-            "s3://bucket/lake, with credentials in the environment, a block or secrets."
+            "The sink's address cannot be used. Write it as delta://lake, as "
+            "delta:///var/lib/lake for a folder anywhere, or as s3://bucket/lake, with "
+            "credentials in the environment, a block or secrets."
         )
     return url.rstrip("/")

@@ -122,7 +122,8 @@ class JsonlSink(ThreadedSink[JsonlStore]):
         path = url[len(_SCHEME) :]
         if not url.lower().startswith(_SCHEME) or not path or "\0" in path:
             raise ConfigurationError(
-                "The sink's address cannot be used. Write it as jsonl:///folder or jsonl://folder."
+                "The sink's address cannot be used. Write it as jsonl://lines, or as "
+                "jsonl:///var/lib/lines for a folder anywhere."
             )
         if keep != "all":
             raise ConfigurationError(

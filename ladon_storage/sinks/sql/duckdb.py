@@ -124,6 +124,10 @@ class Duckdb:
                 f"The sink's address cannot be used. Write it as {self.example}."
             )
         self._path = checked_path(url, self.example)
+        if "?" in (path := str(self._path.absolute())):
+            raise ConfigurationError(
+                f"The path {path!r} has a '?', where DuckDB looks for options. Use one without it."
+            )
         self._keep = keep
 
         def about(statement: str) -> str:

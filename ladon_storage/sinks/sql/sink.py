@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from ladon_storage.databases import shown_address
+from ladon_storage.databases import parsed, shown_address
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.sinks.sql.errors import describe
 from ladon_storage.sinks.sql.sqlite import Sqlite
@@ -62,10 +62,10 @@ class SqlSink(ThreadedSink[SqlStore]):
     _failures = (SQLAlchemyError,)
 
     def __init__(self, url: str, table: str = "records", keep: Keep = "latest") -> None:
-        parsed = _parsed(url)
-        super().__init__(shown_address(parsed), table, keep)
+        address = _checked(url)
+        super().__init__(shown_address(address), table, keep)
         self._tables = Tables.of(table, keep)
-        self._database = _database(parsed.drivername)(parsed, table, keep)
+        self._database = _database(address.drivername)(address, table, keep)
         self.batch_characters: int | None = getattr(self._database, "batch_characters", None)
 
     def _open(self) -> SqlStore:
@@ -75,16 +75,16 @@ class SqlSink(ThreadedSink[SqlStore]):
         return describe(error)
 
 
-def _parsed(url: str) -> URL:
+def _checked(url: str) -> URL:
     try:
-        parsed = make_url(url)
+        found = parsed(url)
     except (ArgumentError, ValueError):
-        parsed = None
+        found = None
     # Neither the text nor the original error: an unreadable address may contain a password.
-    if parsed is None or parsed.drivername not in _DRIVERS:
+    if found is None or found.drivername not in _DRIVERS:
         examples = " or ".join(_database(driver).example for driver in _DRIVERS)
         raise ConfigurationError(f"The sink's address cannot be used. Write it as {examples}.")
-    return parsed
+    return found
 
 
 def _database(driver: str) -> type[Sqlite] | type[Duckdb] | type[Postgresql]:

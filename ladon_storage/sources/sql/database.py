@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import stamina
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from ladon_storage.databases import driver_error, shown_address
+from ladon_storage.databases import driver_error, parsed, shown_address
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.problems import with_step
 
@@ -121,7 +121,7 @@ class DatabaseThread:
 def parsed_address(value: str) -> URL | None:
     """Return an address that SQLAlchemy can use; ``None`` for another, whose text is not shown."""
     try:
-        url = make_url(value)
+        url = parsed(value)
         is_async = url.get_dialect().is_async
     except ImportError:  # the driver of a known database is missing, which is said later
         return url

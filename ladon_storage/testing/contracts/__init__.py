@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import pkgutil
 
-import pytest
+try:
+    import pytest
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "The contracts of sinks and sources require pytest. Install ladon-storage[testing].",
+        name=error.name,
+    ) from error
 
 pytest.register_assert_rewrite(
     *(each.name for each in pkgutil.iter_modules(__path__, f"{__name__}."))
