@@ -570,6 +570,41 @@ async def test_page_that_always_comes_too_late_fails(
     assert caught.value.source_id == "feed"
 
 
+async def test_page_that_is_overtaken_each_time_fails_and_says_by_whom(
+    lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bounded number of times, each with a plan for the table as it is then."""
+    monkeypatch.setattr(delta_store, "ATTEMPTS", 3)
+    plan, plans = delta_store.DeltaWriter._plan, 0
+
+    def overtaken(*arguments: Any) -> Any:
+        nonlocal plans
+        plans += 1
+        deltalake.DeltaTable(str(lake / "records")).alter.set_table_description(f"n. {plans}")
+        return plan(*arguments)
+
+    async with sink(lake) as target:
+        await target.write("feed", Page([record("1", 1)]))
+        monkeypatch.setattr(delta_store.DeltaWriter, "_plan", overtaken)
+        with pytest.raises(SinkError, match=r"page: other writers .* Run again when fewer"):
+            await target.write("feed", Page([record("1", 2, "b")]))
+    assert plans == 3
+    assert rows(lake, VALUES) == [("1", "a")]
+
+
+async def test_page_is_not_planned_again_for_the_pages_of_other_sources(
+    lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run writes to files of its own, so a slow one comes through beside any number."""
+    monkeypatch.setattr(delta_store, "ATTEMPTS", 1)
+    async with sink(lake) as one, sink(lake) as other:
+        for n in range(4):
+            await one.write("feed", Page([record("1", n, str(n))]))
+            for source_id in ("a", "b"):
+                await other.write(source_id, Page([record("1", n, str(n))]))
+    assert rows(lake, VALUES) == [("1", "3")] * 3
+
+
 _WRITER = """
 import asyncio, sys
 from ladon_storage.collection.protocols import Position
