@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -684,6 +685,23 @@ async def test_folder_with_other_files_is_refused(lake: Path) -> None:
     with pytest.raises(SinkError, match=r"contains other files, such as 'notes\.txt'"):
         await write(sink(lake))
     assert [path.name for path in (lake / "records").iterdir()] == ["notes.txt"]
+
+
+@KEEPS
+async def test_table_that_is_removed_during_a_run_is_made_again_once_its_remains_are_gone(
+    lake: Path, keep: str
+) -> None:
+    """The run wrote a file of another day before its commit failed; the next says what to do."""
+    target = sink(lake, keep)
+    async with target:
+        await target.write("feed", Page([record("1", 1)]))
+        shutil.rmtree(lake / "records")
+        with pytest.raises(SinkError, match="could not store a page"):
+            await target.write("feed", Page([record("2", 9999)]))
+    with pytest.raises(SinkError, match="or remove the folder if these are the remains of a table"):
+        await write(target)
+    shutil.rmtree(lake / "records")
+    assert await write(target, [record("1", 1), record("2", 9999)]) == [2]
 
 
 async def test_folder_whose_making_was_killed_is_used(lake: Path) -> None:

@@ -86,7 +86,8 @@ class TableOpener:
             if others:
                 raise SinkError(
                     f"The folder {self.folder} of the sink contains other files, such as "
-                    f"{others[0].name!r}. Use another address or table."
+                    f"{others[0].name!r}. Use another address or table, or remove the folder if "
+                    "these are the remains of a table that was deleted during a run."
                 )
 
     def _create(self) -> DeltaTable:
