@@ -283,7 +283,7 @@ class SupportsLookup(Protocol):
     """A sink that can look up which of a source's records it lacks."""
 
     async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
-        """Return the ids of ``listed`` without a record at that time or later."""
+        """Return the ids of ``listed`` whose current version is not of that time or later."""
         ...
 
 

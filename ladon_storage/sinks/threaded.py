@@ -44,7 +44,7 @@ class Store(Protocol):
         ...
 
     def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
-        """Return the ids without a record of a time or later."""
+        """Return the ids without a current version of a time or later."""
         ...
 
     def count_records(
@@ -178,7 +178,7 @@ class ThreadedSink(ABC, Generic[S]):
         )
 
     async def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
-        """Return the ids of ``listed`` without a record of that time or later.
+        """Return the ids of ``listed`` whose current version is not of that time or later.
 
         A record that its owner deleted is not lacking.
 

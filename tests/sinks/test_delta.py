@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -570,6 +571,41 @@ async def test_page_that_always_comes_too_late_fails(
     assert caught.value.source_id == "feed"
 
 
+async def test_page_that_is_overtaken_each_time_fails_and_says_by_whom(
+    lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bounded number of times, each with a plan for the table as it is then."""
+    monkeypatch.setattr(delta_store, "ATTEMPTS", 3)
+    plan, plans = delta_store.DeltaWriter._plan, 0
+
+    def overtaken(*arguments: Any) -> Any:
+        nonlocal plans
+        plans += 1
+        deltalake.DeltaTable(str(lake / "records")).alter.set_table_description(f"n. {plans}")
+        return plan(*arguments)
+
+    async with sink(lake) as target:
+        await target.write("feed", Page([record("1", 1)]))
+        monkeypatch.setattr(delta_store.DeltaWriter, "_plan", overtaken)
+        with pytest.raises(SinkError, match=r"page: other writers .* Run again when fewer"):
+            await target.write("feed", Page([record("1", 2, "b")]))
+    assert plans == 3
+    assert rows(lake, VALUES) == [("1", "a")]
+
+
+async def test_page_is_not_planned_again_for_the_pages_of_other_sources(
+    lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run writes to files of its own, so a slow one comes through beside any number."""
+    monkeypatch.setattr(delta_store, "ATTEMPTS", 1)
+    async with sink(lake) as one, sink(lake) as other:
+        for n in range(4):
+            await one.write("feed", Page([record("1", n, str(n))]))
+            for source_id in ("a", "b"):
+                await other.write(source_id, Page([record("1", n, str(n))]))
+    assert rows(lake, VALUES) == [("1", "3")] * 3
+
+
 _WRITER = """
 import asyncio, sys
 from ladon_storage.collection.protocols import Position
@@ -649,6 +685,23 @@ async def test_folder_with_other_files_is_refused(lake: Path) -> None:
     with pytest.raises(SinkError, match=r"contains other files, such as 'notes\.txt'"):
         await write(sink(lake))
     assert [path.name for path in (lake / "records").iterdir()] == ["notes.txt"]
+
+
+@KEEPS
+async def test_table_that_is_removed_during_a_run_is_made_again_once_its_remains_are_gone(
+    lake: Path, keep: str
+) -> None:
+    """The run wrote a file of another day before its commit failed; the next says what to do."""
+    target = sink(lake, keep)
+    async with target:
+        await target.write("feed", Page([record("1", 1)]))
+        shutil.rmtree(lake / "records")
+        with pytest.raises(SinkError, match="could not store a page"):
+            await target.write("feed", Page([record("2", 9999)]))
+    with pytest.raises(SinkError, match="or remove the folder if these are the remains of a table"):
+        await write(target)
+    shutil.rmtree(lake / "records")
+    assert await write(target, [record("1", 1), record("2", 9999)]) == [2]
 
 
 async def test_folder_whose_making_was_killed_is_used(lake: Path) -> None:

@@ -220,6 +220,51 @@ async def test_record_deleted_during_a_run_stays_deleted(lake: Path, keep: str) 
 
 
 @KEEPS
+@pytest.mark.parametrize("act", ["optimize", "z-order"])
+async def test_files_that_their_owner_merges_during_a_run_are_not_removed_twice(
+    lake: Path, monkeypatch: pytest.MonkeyPatch, keep: str, act: str
+) -> None:
+    """The library would remove them again, and each of their rows would be there twice."""
+    one, two = record("1", 1), record("2", 2)
+    async with sink(lake, keep) as target:
+        for page in ([one, record("0", 0)], [two, record("3", 3)]):
+            await target.write("feed", Page(page))
+        ACTS[act](lake)
+        result = await target.write("feed", Page([record("1", 5, "b"), record("4", 4)]))
+        assert (len(result.new), result.written) == (1, 2)
+        ACTS[act](lake)
+        assert await target.mark_removed("feed", {"1", "2", "4"}, 0.5) == 2
+        ACTS[act](lake)
+        assert await target.revert("feed", [one]) == 1
+        ACTS[act](lake)
+        await target.write("feed", Page([record("5", 5)]))
+        monkeypatch.setattr(delta_writer, "COMPACTED_FILES", 2)
+        ACTS[act](lake)
+    both = [("1", "a"), ("1", "b")] if keep == "all" else [("1", "a")]
+    assert rows(lake, "record_id", "payload") == [
+        ("0", "a"), *both, ("2", "a"), ("3", "a"), ("4", "a"), ("5", "a"),
+    ]  # fmt: skip
+
+
+@KEEPS
+async def test_own_merging_of_files_that_their_owner_merged_is_dropped(
+    lake: Path, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    """The two merge the same files, and the second one would add their rows again."""
+    commit = delta_table.ManagedTable.commit
+
+    def late(table: Any, actions: Any, names: Any) -> None:
+        if actions and not actions[0].data_change:
+            owned(lake).optimize.compact()
+        commit(table, actions, names)
+
+    monkeypatch.setattr(delta_writer, "COMPACTED_FILES", 3)
+    monkeypatch.setattr(delta_table.ManagedTable, "commit", late)
+    await write(lake, keep, *([record(str(n), n)] for n in range(4)))
+    assert ids(lake) == ["0", "1", "2", "3"]
+
+
+@KEEPS
 async def test_whole_days_and_sources_that_are_deleted_stay_deleted(lake: Path, keep: str) -> None:
     """No file is left of them; other sources are untouched."""
     first = [record(str(n), n * 24 * 60) for n in range(4)]

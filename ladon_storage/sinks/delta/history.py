@@ -28,6 +28,7 @@ from deltalake.exceptions import DeltaError
 from ladon_storage.sinks.delta.deletions import Deletions
 from ladon_storage.sinks.delta.files import File
 from ladon_storage.sinks.delta.object_store import Location
+from ladon_storage.sinks.delta.opening import is_ours
 from ladon_storage.sinks.delta.rows import NEVER
 from ladon_storage.sinks.delta.table import ManagedTable
 
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 LOOKED_AT = 32
 """The number of examined commits after which their examination is recorded."""
 
-_OURS = '{"txn":{"appId":"ladon-'
 _SEEN, _RESTORED, _RESTORED_TO = "ladon-seen", "ladon-restored", "ladon-restored-to"
 _HAS_DELETED, _HAS_RESTORED, _FLAGS, _NUMBERED = 1, 2, 4, 2**40
 
@@ -100,7 +100,7 @@ class History:
         noted: int | None = None
         for version in range(self._seen + 1, table.version + 1):
             text = table.commit_text(version)
-            if text is not None and _OURS in text:
+            if text is not None and is_ours(text):
                 continue
             if noted is None:
                 noted = self._hear(table.transaction(_SEEN) or 0)

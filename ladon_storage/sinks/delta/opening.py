@@ -26,6 +26,7 @@ CHECKPOINT_COMMITS = 10
 # Not a property: the kernel refuses properties that it does not know.
 _MADE_BY = "Made by ladon-storage: "
 _TRANSACTION = '"txn"'
+_OURS = '{"txn":{"appId":"ladon-'
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class TableOpener:
             if others:
                 raise SinkError(
                     f"The folder {self.folder} of the sink contains other files, such as "
-                    f"{others[0].name!r}. Use another address or table."
+                    f"{others[0].name!r}. Use another address or table, or remove the folder if "
+                    "these are the remains of a table that was deleted during a run."
                 )
 
     def _create(self) -> DeltaTable:
@@ -135,11 +137,15 @@ class TableOpener:
             )
 
 
-def naming(names: Mapping[str, int]) -> CommitProperties:
+def naming(names: Mapping[str, int], *, max_commit_retries: int | None = None) -> CommitProperties:
     """Return the properties of a commit with an application transaction for each name."""
-    return CommitProperties(
-        app_transactions=[Transaction(name, number) for name, number in names.items()]
-    )
+    transactions = [Transaction(name, number) for name, number in names.items()]
+    return CommitProperties(None, max_commit_retries, transactions)
+
+
+def is_ours(commit: str) -> bool:
+    """Return whether the log's text of a commit has an application transaction of this sink."""
+    return _OURS in commit
 
 
 def numbers_in(commit: str) -> dict[str, int]:

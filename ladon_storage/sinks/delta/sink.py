@@ -28,6 +28,7 @@ from deltalake.exceptions import DeltaError
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.sinks.delta.object_errors import described, harmless
 from ladon_storage.sinks.delta.object_store import Location, check_options
+from ladon_storage.sinks.delta.table import OvertakenError
 from ladon_storage.sinks.delta.writer import DeltaWriter
 from ladon_storage.sinks.threaded import ThreadedSink
 
@@ -96,6 +97,8 @@ class DeltaSink(ThreadedSink[DeltaWriter]):
     def _described(self, error: Exception) -> tuple[str, str, Exception | None]:
         # Not chained: a storage's error may contain the signature of a request.
         location, text = self._location, str(error)
+        if isinstance(error, OvertakenError):
+            return text, "Run again when fewer programs write to it", None
         if location.is_remote:
             said, step = described(text, location.secrets)
             return f"{said}{location.at_endpoint}", step, None

@@ -2,9 +2,11 @@
 
 - A file is on the disk before the commit that names it, and the commit is on the disk when `commit`
   returns: the library does not flush its own writes.
-- A commit carries an application transaction for each given name. Delta refuses it if another
-  commit with one of these names came in between. So a writer that names the transactions it read
-  cannot add anything twice.
+- A commit carries an application transaction for each given name. It is refused if a commit with
+  one of these names came in between, or any commit of another program. So a writer that names the
+  transactions it read cannot add anything twice.
+- The library must not decide that: of two commits that remove a file, it accepts both if the first
+  is an OPTIMIZE, and the rows are there twice.
 - The folders are for people. Only the log says which partition a file belongs to, so that a source
   may have any name.
 """
@@ -28,6 +30,7 @@ from deltalake import (
     PostCommitHookProperties,
     Schema,
 )
+from deltalake.exceptions import CommitFailedError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -46,13 +49,24 @@ from ladon_storage.sinks.delta.opening import (
     CHECKPOINT_COMMITS,
     PARTITIONS,
     TableOpener,
+    is_ours,
     kind_name,
     naming,
     numbers_in,
 )
 
+COMMIT_ATTEMPTS = 15
+"""The number of attempts for a commit when commits that it does not depend on come in between."""
+
 # Cleaning lists the whole log: it happens now and then at the end of a run, not at each checkpoint.
 _NO_CLEANUP = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+
+
+class OvertakenError(CommitFailedError):
+    """Raised when another writer's commit came first."""
+
+    def __init__(self) -> None:
+        super().__init__("other writers committed to its table before each attempt")
 
 
 class ManagedTable:
@@ -259,21 +273,38 @@ class ManagedTable:
         """Commit the written files and the removals as one change.
 
         Raises:
-            CommitFailedError: A commit that one of ``names``, or a file, depends on came in
-                between.
+            OvertakenError: A commit that this one may depend on came in between.
+            CommitFailedError: The storage failed.
         """
         before = self.version
-        self._log.create_write_transaction(
-            list(actions),
-            "append",
-            self._log.schema(),
-            list(PARTITIONS),
-            commit_properties=naming(names),
-            post_commithook_properties=_NO_CLEANUP,
-        )
+        for _ in range(COMMIT_ATTEMPTS):
+            on = self.version
+            try:
+                self._log.create_write_transaction(
+                    list(actions),
+                    "append",
+                    self._log.schema(),
+                    list(PARTITIONS),
+                    commit_properties=naming(names, max_commit_retries=0),
+                    post_commithook_properties=_NO_CLEANUP,
+                )
+                break
+            except CommitFailedError as error:
+                self.refresh()
+                if self.version == on:
+                    raise
+                if not all(self._is_apart(n, names) for n in range(on + 1, self.version + 1)):
+                    raise OvertakenError from error
+        else:
+            raise OvertakenError
         self.refresh()
         if self._folder:
             self._flush_log(before)
+
+    def _is_apart(self, version: int, names: Mapping[str, int]) -> bool:
+        """Return whether a commit is this sink's, with none of some names, so of other files."""
+        text = self.commit_text(version)
+        return text is not None and is_ours(text) and names.keys().isdisjoint(numbers_in(text))
 
     def _flush_log(self, before: int) -> None:
         log = Path(self._folder or "", "_delta_log")

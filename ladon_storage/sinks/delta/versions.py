@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableSequence, Sequence
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -314,13 +315,18 @@ def current_of(stored: pa.Table, deleted: pa.Table | None = None) -> dict[str, t
     for rows in (deleted, stored):
         if rows is None:
             continue
-        places = zip(*(_numbers(rows[name]) for name in ORDER), strict=True)
-        ids, versions = rows["record_id"].to_pylist(), rows["version"].to_pylist()
-        for record_id, version, place in zip(ids, versions, places, strict=True):
+        versions = rows["version"].to_pylist()
+        for (record_id, place), version in zip(places_of(rows, ORDER), versions, strict=True):
             known = current.get(record_id)
             if known is None or place >= known[1]:
                 current[record_id] = version, place
     return current
+
+
+def places_of(rows: Any, order: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the id of each row, and its rank among those of its record, by some columns."""
+    places = zip(*(_numbers(rows[name]) for name in order), strict=True)
+    return zip(rows["record_id"].to_pylist(), places, strict=True)
 
 
 def _numbers(column: pa.ChunkedArray) -> list[int]:

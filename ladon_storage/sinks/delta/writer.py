@@ -34,6 +34,7 @@ from ladon_storage.sinks.delta.rewrite import (
     without,
 )
 from ladon_storage.sinks.delta.rows import (
+    NEVER,
     RECORDS,
     RETURNED,
     FreshRows,
@@ -42,6 +43,7 @@ from ladon_storage.sinks.delta.rows import (
 from ladon_storage.sinks.delta.table import ManagedTable
 from ladon_storage.sinks.delta.versions import (
     Plan,
+    places_of,
     plan_all,
     plan_latest,
     plan_of_new,
@@ -134,7 +136,7 @@ class DeltaWriter:
         return self._looking(source_id, lambda: self._revert(source_id, records))
 
     def lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
-        """Return the ids without a record of a time or later."""
+        """Return the ids without a current version of a time or later."""
         self._is_new = False
         return self._looking(source_id, lambda: self._lacking(source_id, listed))
 
@@ -312,26 +314,30 @@ class DeltaWriter:
         return len({_hash(each) for each in plan.changed} - self._behind)
 
     def _lacking(self, source_id: str, listed: Mapping[str, datetime]) -> set[str]:
-        lacking = set(listed)
-        moments = {record_id: microseconds(moment) for record_id, moment in listed.items()}
-        names = ("record_id", "record_timestamp")
+        if not listed:
+            return set()
+        # Only a record's current version counts: the source may have gone back to it.
+        order = ORDER if self._keep == "all" else ORDER[1:2]
         files, only = self._records.files(source_id), None
-        if 0 < len(listed) <= MANY_IDS:
+        if len(listed) <= MANY_IDS:
             only = sorted(each for each in listed if each.isascii() or _is_storable(each))
             files = [each for each in files if only and each.may_hold(only[0], only[-1])]
-        if not listed:
-            return lacking
+        current: dict[str, tuple[int, ...]] = {}
+        for batch in self._records.read(files, ("record_id", *order), only):
+            for record_id, place in places_of(batch, order):
+                if record_id in listed and place >= current.get(record_id, place):
+                    current[record_id] = place
+        of_time = order.index("record_timestamp")
+        moments = {record_id: place[of_time] for record_id, place in current.items()}
         deleted = self._history.deleted(source_id, list(listed))
-        for found in (
-            self._records.read(files, names, only),
-            deleted.to_batches() if deleted is not None else (),
-        ):
-            for batch in found:
-                ids, times = batch["record_id"], batch["record_timestamp"].cast(pa.int64())
-                for record_id, moment in zip(ids.to_pylist(), times.to_pylist(), strict=True):
-                    if record_id in lacking and moment >= moments[record_id]:
-                        lacking.remove(record_id)
-        return lacking
+        if deleted is not None:
+            for record_id, (moment,) in places_of(deleted, ORDER[1:2]):
+                moments[record_id] = max(moment, moments.get(record_id, NEVER))
+        return {
+            record_id
+            for record_id, moment in listed.items()
+            if moments.get(record_id, NEVER) < microseconds(moment)
+        }
 
     def _compact(self, source_id: str, days: Set[str]) -> None:
         """Merge small files of one day; a faster run is no problem."""

@@ -9,6 +9,7 @@ import pytest
 
 from ladon_storage.collection.protocols import (
     Position,
+    SupportsLookup,
     SupportsReversion,
     WriteResult,
 )
@@ -250,6 +251,23 @@ class ReversionRules:
             assert summary(await sink.write("feed", Page([one]))) == ([], 0, [])
             assert await sink.mark_removed("feed", {"2"}, 0.5) == 1
             assert await sink.revert("feed", [one], run_id="R") == 0
+
+    async def test_version_that_the_source_left_is_lacking_again(
+        self, reverting: SinkPlace
+    ) -> None:
+        """Where it goes forward once more, it must be read; whether its row is kept or not."""
+        supporting(reverting, SupportsLookup)
+        one, two = record("1", 1, "a"), record("1", 2, "b")
+        await reverting.write([one, record("2", 9)], [two])
+        async with reverting.make() as sink:
+            assert await sink.revert("feed", [one], run_id="R") == 1
+            many = {str(n): at(2) for n in range(30_000)}
+            for listed in ({"1": at(2), "2": at(2)}, many):
+                assert await sink.lacking("feed", listed) == listed.keys() - {"2"}
+            assert await sink.lacking("feed", {"1": at(1)}) == set()
+            assert (await sink.write("feed", Page([two]))).written == 1
+            assert await sink.lacking("feed", {"1": at(2)}) == set()
+        assert reverting.current() == [("1", "b"), ("2", "a")]
 
     @pytest.mark.parametrize("seed", range(6))
     async def test_any_pages_and_returns_leave_what_one_rule_says(
