@@ -143,6 +143,63 @@ async def test_table_that_is_dropped_under_a_sink_is_an_error(fresh: Fresh) -> N
     assert await write(fresh.sink(), record("1", 1)) == 1
 
 
+KEPT = Position(timestamp=at(1))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([("1", KEPT)], ("2", Position(timestamp=at(2)))),
+        ([("1", None)], ("2", None)),
+        ([("1", None)], (None, KEPT)),
+        ([(None, KEPT)], (None, Position(timestamp=at(2)))),
+        ([], ("2", Position(timestamp=at(2)))),
+    ],
+    ids=["position after page", "pages", "position at the end", "positions", "stored before"],
+)
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_table_that_is_made_again_under_a_run_fails_it(
+    fresh: Fresh,
+    keep: str,
+    before: list[tuple[str | None, Position | None]],
+    after: tuple[str | None, Position | None],
+) -> None:
+    """Otherwise its next position would hide for good what it had stored before."""
+
+    async def put(target: SqlSink, name: str | None, position: Position | None) -> None:
+        await target.write("feed", Page([record(name, 1)] if name else []), position=position)
+
+    async with fresh.sink(keep=keep) as target:
+        if not before:
+            await put(target, "1", KEPT)
+    async with fresh.sink(keep=keep) as target:
+        assert await target.position("feed") == (None if before else KEPT)
+        for each in before:
+            await put(target, *each)
+        fresh.execute("DROP TABLE records")
+        async with fresh.sink(keep=keep) as other:
+            await other.write("other", Page([record("1", 1)]), position=KEPT)
+
+        with pytest.raises(SinkError, match=r"'records' was dropped and made again.*'feed'"):
+            await put(target, *after)
+        # Of other sources, and of the next run, one that stays open takes everything.
+        await target.write("third", Page([record("1", 1)]), position=KEPT)
+        assert await target.position("feed") is None
+        await put(target, *after)
+
+
+async def test_position_of_a_source_without_rows_is_written_again(fresh: Fresh) -> None:
+    """A run whose records were all deleted by their owner goes on."""
+    async with fresh.sink() as target:
+        await target.write("feed", Page([record("1", 1)]))
+        fresh.execute("DELETE FROM records")
+        await target.write("feed", Page([record("1", 1)]), position=KEPT)
+        await target.write("feed", Page(), position=KEPT)
+
+        assert fresh.execute("SELECT record_id FROM records") == []
+        assert await target.position("feed") == KEPT
+
+
 @pytest.mark.parametrize("missing", ["records_quarantine", "ladon_positions", "ladon_meta"])
 async def test_table_beside_the_records_is_made_again(fresh: Fresh, missing: str) -> None:
     """What somebody tidied away costs no records."""
