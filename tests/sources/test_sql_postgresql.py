@@ -418,14 +418,20 @@ async def test_end_and_clock_are_told(base: Base) -> None:
 
 
 async def test_settings_of_the_server_change_no_value(base: Base) -> None:
-    """How it writes intervals, floats and instants is set for the session."""
+    """How it writes intervals, floats, instants, bytes and names is set for the session."""
     base.run(
         "CREATE TABLE events AS SELECT 1 AS id, now() AS updated_at, 0.1::float8 + 0.2 AS f,"
-        " '1 day 2 seconds'::interval AS span"
+        " '1 day 2 seconds'::interval AS span, now()::date AS day, '\\x00ff'::bytea AS bytes,"
+        " U&'\\20AC' AS text"
     )
     (before,) = await records(base.source())
-    for setting in ("intervalstyle = iso_8601", "extra_float_digits = 0", "datestyle = 'SQL, DMY'"):
+    for setting in (
+        *("intervalstyle = iso_8601", "extra_float_digits = 0", "datestyle = 'SQL, DMY'"),
+        *("bytea_output = escape", "client_encoding = LATIN1", "quote_all_identifiers = on"),
+        *("standard_conforming_strings = off", "transform_null_equals = on"),
+    ):
         base.run(f"ALTER DATABASE {base.name} SET {setting}")
+    assert await records(base.source(timestamp_column="day"))
 
     (after,) = await records(base.source())
 

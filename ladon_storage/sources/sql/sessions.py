@@ -32,12 +32,13 @@ DRIVERS = {
 
 MYSQL = ("mysql", "mariadb")
 
-# The server settings that change how PostgreSQL prints a value.
+# The server settings that change how PostgreSQL prints a value, or the name of a type.
 _POSTGRESQL = {
     "timezone": "UTC",
     "datestyle": "ISO",
     "intervalstyle": "postgres",
     "extra_float_digits": "1",
+    "quote_all_identifiers": "off",
 }
 
 _MYSQL = (
