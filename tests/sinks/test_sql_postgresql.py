@@ -206,6 +206,30 @@ async def test_database_that_does_not_hold_every_text_is_refused(
         await check_place(postgres.url(name), Path())
 
 
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+async def test_writer_that_waited_sees_what_the_other_one_wrote(
+    postgres: PostgresServer, database: str, isolation: str
+) -> None:
+    """Under the owner's default it would fail, as the rows of the other one are too new for it."""
+    postgres.execute(f"ALTER DATABASE {database} SET default_transaction_isolation = '{isolation}'")
+    waiting = f"SELECT 1 FROM pg_stat_activity WHERE datname = '{database}' AND wait_event_type"
+    async with sink(postgres, database) as target, sink(postgres, database) as other:
+        await target.write("feed", Page([record("1", 1)]))
+        with psycopg.connect(postgres.url(database)) as holder:
+            holder.execute("SELECT 1 FROM records WHERE record_id = '1' FOR UPDATE")
+            changes = [
+                asyncio.create_task(each.write("feed", Page([record("1", n, str(n))])))
+                for n, each in ((2, target), (3, other))
+            ]
+            async with asyncio.timeout(10):
+                while len(postgres.execute(f"{waiting} = 'Lock'")) < 2:
+                    await asyncio.sleep(0.01)
+        await asyncio.gather(*changes)
+
+    rows = postgres.execute("SELECT payload->>'value' FROM records", database)
+    assert rows == [("3",)]
+
+
 async def test_role_that_may_only_read_and_write_rows_is_enough(
     postgres: PostgresServer, database: str
 ) -> None:

@@ -439,6 +439,17 @@ async def test_settings_of_the_server_change_no_value(base: Base) -> None:
     assert '"f":0.30000000000000004,"span":"1 day, 0:00:02"' in after.payload
 
 
+async def test_reader_waits_for_no_writer_whatever_the_isolation_of_the_owner(base: Base) -> None:
+    """A serializable reader that may be deferred waits until every writer has ended."""
+    base.run("CREATE TABLE events AS SELECT 1 AS id, now() AS updated_at")
+    for setting in ("isolation = serializable", "deferrable = on"):
+        base.run(f"ALTER DATABASE {base.name} SET default_transaction_{setting}")
+    with psycopg.connect(base.url) as writer:
+        writer.execute("INSERT INTO events VALUES (2, now())")
+
+        assert ids(await records(base.source(timeout=timedelta(seconds=1)))) == ["1"]
+
+
 @pytest.mark.parametrize(
     ("kind", "times", "none"),
     [

@@ -260,7 +260,14 @@ def check_encoding(connection: Any) -> None:
 @lru_cache  # it holds no connection, only compiled statements
 def _engine(url: URL) -> Engine:
     arguments = databases.arguments_beside(url.query, databases.POSTGRESQL)
-    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+    engine = create_engine(
+        url,
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args=arguments,
+        # A writer that has waited for another one sees what that one wrote.
+        isolation_level="READ COMMITTED",
+    )
     event.listen(engine, "connect", _prepare)
     return engine
 

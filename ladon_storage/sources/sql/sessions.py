@@ -80,7 +80,8 @@ def reading_engine(url: URL, timeout: timedelta) -> Engine:
     if name == "postgresql":
         if engine.dialect.driver == "psycopg":
             event.listen(engine, "connect", _adapt_psycopg)
-        return engine.execution_options(postgresql_readonly=True)
+        # A serializable reader may wait for all writers, or fail, and is refused by a standby.
+        return engine.execution_options(postgresql_readonly=True, isolation_level="READ COMMITTED")
     return engine
 
 
