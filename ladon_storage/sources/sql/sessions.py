@@ -46,8 +46,9 @@ _MYSQL = (
     # A transaction's rows must not be read while it may still be rolled back.
     "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     "SET SESSION TRANSACTION READ ONLY",
-    # The server would pad each CHAR with spaces.
-    "SET SESSION sql_mode = REPLACE(@@SESSION.sql_mode, 'PAD_CHAR_TO_FULL_LENGTH', '')",
+    # The server would pad each CHAR with spaces, and name a DATE as no other server does.
+    "SET SESSION sql_mode = "
+    "REPLACE(REPLACE(@@SESSION.sql_mode, 'PAD_CHAR_TO_FULL_LENGTH', ''), 'ORACLE', '')",
 )
 
 
