@@ -21,8 +21,12 @@ POSTGRESQL = {
     "tcp_user_timeout": SILENT_SECONDS * 1000,
     "keepalives_idle": SILENT_SECONDS,
     "application_name": "ladon-storage",
+    "client_encoding": "UTF8",
 }
-"""The arguments of psycopg."""
+"""The arguments of psycopg.
+
+Without an encoding here a role, a database or the environment may set one that lacks characters.
+"""
 
 
 def parsed(address: str) -> URL:

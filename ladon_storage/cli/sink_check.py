@@ -26,7 +26,8 @@ async def check_place(address: str) -> bool:
 
     Raises:
         ConfigurationError: The address is none of a sink.
-        SinkError: The database does not accept a connection, or its file cannot be written.
+        SinkError: The database does not accept a connection or every text, or its file cannot be
+            written.
     """
     from ladon_storage import databases
     from ladon_storage.sinks import sink_from
@@ -61,6 +62,7 @@ def _check_server(url: URL) -> None:
 
     from ladon_storage import databases
     from ladon_storage.sinks.sql.errors import describe
+    from ladon_storage.sinks.sql.postgresql import check_encoding
 
     arguments = databases.arguments_beside(url.query, databases.POSTGRESQL)
     try:
@@ -70,7 +72,8 @@ def _check_server(url: URL) -> None:
             hide_parameters=True,
             connect_args={**arguments, "connect_timeout": SECONDS},
         )
-        engine.connect().close()
+        with engine.connect() as connection:
+            check_encoding(connection.connection.dbapi_connection)
     except SQLAlchemyError as error:
         problem, step, cause = describe(error)
         shown = databases.shown_address(url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -11,8 +12,9 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from ladon_storage.cli.sink_check import check_place
 from ladon_storage.collection.protocols import Position
-from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sinks.sql import postgresql as sql_postgresql
@@ -153,6 +155,79 @@ async def test_acknowledged_commit_is_durable_whatever_the_default_is(
         )
         connection.rollback()
     assert setting == "on"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("datestyle = 'SQL, DMY'", "datestyle = 'German'", "client_encoding = 'LATIN1'"),
+        *("client_encoding = 'SQL_ASCII'", "standard_conforming_strings = off"),
+    ],
+)
+async def test_settings_of_the_owner_change_no_text_and_no_time(
+    postgres: PostgresServer, database: str, setting: str
+) -> None:
+    """A database may have its own defaults, which are those of other programs."""
+    postgres.execute(f"ALTER DATABASE {database} SET {setting}")
+    page = Page([record("\N{EURO SIGN}", 1)], [Reject("no id", "\N{EURO SIGN}")])
+    position = Position(timestamp=at(1), watermark=at(0))
+    for new in (1, 0):
+        async with sink(postgres, database) as target:
+            assert (await target.write("f\N{EURO SIGN}", page, position=position)).written == new
+        async with sink(postgres, database) as target:
+            assert await target.position("f\N{EURO SIGN}") == position
+            assert await target.lacking("f\N{EURO SIGN}", {"\N{EURO SIGN}": at(1), "b": at(1)}) == {
+                "b"
+            }
+
+
+async def test_encoding_of_the_environment_is_not_that_of_a_sink(
+    postgres: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What other programs of a host use lacks characters that a source sends."""
+    monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")
+
+    assert await write(sink(postgres, database), record("\N{EURO SIGN}", 1)) == 1
+    assert await write(sink(postgres, database), record("\N{EURO SIGN}", 1)) == 0
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_database_that_does_not_hold_every_text_is_refused(
+    postgres: PostgresServer, encoding: str
+) -> None:
+    """It would fail in the middle of a run, by the first text that it lacks."""
+    name = f"of_{encoding.lower()}"
+    postgres.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LOCALE 'C'")
+    said = f"'{name}' of a sink has the encoding {encoding}.*with the encoding UTF8"
+
+    with pytest.raises(SinkError, match=said):
+        await write(sink(postgres, name), record("1", 1))
+    with pytest.raises(SinkError, match=said):
+        await check_place(postgres.url(name), Path())
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+async def test_writer_that_waited_sees_what_the_other_one_wrote(
+    postgres: PostgresServer, database: str, isolation: str
+) -> None:
+    """Under the owner's default it would fail, as the rows of the other one are too new for it."""
+    postgres.execute(f"ALTER DATABASE {database} SET default_transaction_isolation = '{isolation}'")
+    waiting = f"SELECT 1 FROM pg_stat_activity WHERE datname = '{database}' AND wait_event_type"
+    async with sink(postgres, database) as target, sink(postgres, database) as other:
+        await target.write("feed", Page([record("1", 1)]))
+        with psycopg.connect(postgres.url(database)) as holder:
+            holder.execute("SELECT 1 FROM records WHERE record_id = '1' FOR UPDATE")
+            changes = [
+                asyncio.create_task(each.write("feed", Page([record("1", n, str(n))])))
+                for n, each in ((2, target), (3, other))
+            ]
+            async with asyncio.timeout(10):
+                while len(postgres.execute(f"{waiting} = 'Lock'")) < 2:
+                    await asyncio.sleep(0.01)
+        await asyncio.gather(*changes)
+
+    rows = postgres.execute("SELECT payload->>'value' FROM records", database)
+    assert rows == [("3",)]
 
 
 async def test_role_that_may_only_read_and_write_rows_is_enough(

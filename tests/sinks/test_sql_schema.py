@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -15,17 +16,20 @@ import pytest
 
 from ladon_storage.collection.protocols import Position
 from ladon_storage.collection.records import Page, Record
+from ladon_storage.collection.run import run
 from ladon_storage.errors import SinkError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sinks.sql.dialect import Compared
 from ladon_storage.sinks.sql.duckdb import Duckdb
 from ladon_storage.sinks.sql.postgresql import Postgresql
 from ladon_storage.sinks.sql.sqlite import Sqlite
-from ladon_storage.testing.doubles import at, record
+from ladon_storage.testing.doubles import ScriptedSource, ScriptedStorage, at, record
 from ladon_storage.values import instant_text
 from tests.postgres import PostgresServer
 
 Execute = Callable[[str], list[Any]]
+
+GUIDE = (Path(__file__).parents[2] / "docs/how-to/operate.md").read_text(encoding="utf-8")
 
 
 class Fresh:
@@ -141,6 +145,82 @@ async def test_table_that_is_dropped_under_a_sink_is_an_error(fresh: Fresh) -> N
             await target.write("feed", Page([record("1", 1)]))
 
     assert await write(fresh.sink(), record("1", 1)) == 1
+
+
+KEPT = Position(timestamp=at(1))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([("1", KEPT)], ("2", Position(timestamp=at(2)))),
+        ([("1", None)], ("2", None)),
+        ([("1", None)], (None, KEPT)),
+        ([(None, KEPT)], (None, Position(timestamp=at(2)))),
+        ([], ("2", Position(timestamp=at(2)))),
+    ],
+    ids=["position after page", "pages", "position at the end", "positions", "stored before"],
+)
+@pytest.mark.parametrize("keep", ["latest", "all"])
+async def test_table_that_is_made_again_under_a_run_fails_it(
+    fresh: Fresh,
+    keep: str,
+    before: list[tuple[str | None, Position | None]],
+    after: tuple[str | None, Position | None],
+) -> None:
+    """Otherwise its next position would hide for good what it had stored before."""
+
+    async def put(target: SqlSink, name: str | None, position: Position | None) -> None:
+        await target.write("feed", Page([record(name, 1)] if name else []), position=position)
+
+    async with fresh.sink(keep=keep) as target:
+        if not before:
+            await put(target, "1", KEPT)
+    async with fresh.sink(keep=keep) as target:
+        assert await target.position("feed") == (None if before else KEPT)
+        for each in before:
+            await put(target, *each)
+        fresh.execute("DROP TABLE records")
+        async with fresh.sink(keep=keep) as other:
+            await other.write("other", Page([record("1", 1)]), position=KEPT)
+
+        with pytest.raises(SinkError, match=r"'records' was dropped and made again.*'feed'"):
+            await put(target, *after)
+        # Of other sources, and of the next run, one that stays open takes everything.
+        await target.write("third", Page([record("1", 1)]), position=KEPT)
+        assert await target.position("feed") is None
+        await put(target, *after)
+
+
+async def test_table_that_is_restored_alone_is_filled_as_the_guide_says(tmp_path: Path) -> None:
+    """A table that comes back from its backup lacks what came later; its positions do not."""
+    (statement,) = re.findall(r"```sql\n(.*?);\n```", GUIDE.partition("## Restore a sink\n")[2])
+    fresh, storage = sqlite_file(tmp_path / "records.db"), ScriptedStorage()
+    records = [record("1", 1), record("2", 2)]
+    await run(ScriptedSource([records[:1]]), fresh.sink(), storage, run_id="1")
+    fresh.execute("CREATE TABLE backup AS SELECT * FROM records")
+    ((made,),) = fresh.execute("SELECT sql FROM sqlite_master WHERE name = 'records'")
+    await run(ScriptedSource([records[1:]]), fresh.sink(), storage, run_id="2")
+    for each in ("DROP TABLE records", made, "INSERT INTO records SELECT * FROM backup", statement):
+        fresh.execute(each)
+
+    source = ScriptedSource([records])
+    await run(source, fresh.sink(), storage, run_id="3")
+
+    assert source.ranges == [(None, None)]
+    assert fresh.execute("SELECT record_id FROM records ORDER BY 1") == [("1",), ("2",)]
+
+
+async def test_position_of_a_source_without_rows_is_written_again(fresh: Fresh) -> None:
+    """A run whose records were all deleted by their owner goes on."""
+    async with fresh.sink() as target:
+        await target.write("feed", Page([record("1", 1)]))
+        fresh.execute("DELETE FROM records")
+        await target.write("feed", Page([record("1", 1)]), position=KEPT)
+        await target.write("feed", Page(), position=KEPT)
+
+        assert fresh.execute("SELECT record_id FROM records") == []
+        assert await target.position("feed") == KEPT
 
 
 @pytest.mark.parametrize("missing", ["records_quarantine", "ladon_positions", "ladon_meta"])

@@ -394,6 +394,21 @@ async def test_server_that_tells_values_otherwise_is_set(base: Base) -> None:
     assert after == before
 
 
+async def test_date_of_a_server_in_the_mode_of_oracle_is_one(base: Base) -> None:
+    """Such a server tells the type as `mariadb_schema.date`, since `date` is another one there."""
+    base.run(
+        "CREATE TABLE events (id int PRIMARY KEY, updated_at date);"
+        "INSERT INTO events VALUES (1, '2024-01-01')"
+    )
+    base.run("SET GLOBAL sql_mode = 'ORACLE'")
+    try:
+        (found,) = await records(base.source())
+    finally:
+        base.run("SET GLOBAL sql_mode = DEFAULT")
+
+    assert found.timestamp == utc("2024-01-01")
+
+
 @pytest.mark.parametrize("kind", ["datetime(6)", "date"])
 async def test_time_before_year_one_is_quarantined_by_a_later_run(base: Base, kind: str) -> None:
     """A year 0 is behind each watermark, as no time at all is, and yet no such row goes unseen."""

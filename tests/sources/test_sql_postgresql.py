@@ -418,19 +418,36 @@ async def test_end_and_clock_are_told(base: Base) -> None:
 
 
 async def test_settings_of_the_server_change_no_value(base: Base) -> None:
-    """How it writes intervals, floats and instants is set for the session."""
+    """How it writes intervals, floats, instants, bytes and names is set for the session."""
     base.run(
         "CREATE TABLE events AS SELECT 1 AS id, now() AS updated_at, 0.1::float8 + 0.2 AS f,"
-        " '1 day 2 seconds'::interval AS span"
+        " '1 day 2 seconds'::interval AS span, now()::date AS day, '\\x00ff'::bytea AS bytes,"
+        " U&'\\20AC' AS text"
     )
     (before,) = await records(base.source())
-    for setting in ("intervalstyle = iso_8601", "extra_float_digits = 0", "datestyle = 'SQL, DMY'"):
+    for setting in (
+        *("intervalstyle = iso_8601", "extra_float_digits = 0", "datestyle = 'SQL, DMY'"),
+        *("bytea_output = escape", "client_encoding = LATIN1", "quote_all_identifiers = on"),
+        *("standard_conforming_strings = off", "transform_null_equals = on"),
+    ):
         base.run(f"ALTER DATABASE {base.name} SET {setting}")
+    assert await records(base.source(timestamp_column="day"))
 
     (after,) = await records(base.source())
 
     assert after == before
     assert '"f":0.30000000000000004,"span":"1 day, 0:00:02"' in after.payload
+
+
+async def test_reader_waits_for_no_writer_whatever_the_isolation_of_the_owner(base: Base) -> None:
+    """A serializable reader that may be deferred waits until every writer has ended."""
+    base.run("CREATE TABLE events AS SELECT 1 AS id, now() AS updated_at")
+    for setting in ("isolation = serializable", "deferrable = on"):
+        base.run(f"ALTER DATABASE {base.name} SET default_transaction_{setting}")
+    with psycopg.connect(base.url) as writer:
+        writer.execute("INSERT INTO events VALUES (2, now())")
+
+        assert ids(await records(base.source(timeout=timedelta(seconds=1)))) == ["1"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from ladon_storage import databases
 from ladon_storage.collection.records import Record
-from ladon_storage.errors import ConfigurationError
+from ladon_storage.errors import ConfigurationError, SinkError
 from ladon_storage.sinks.sql.deletions import NEEDS_ROWS
 from ladon_storage.sinks.sql.dialect import (
     RULES,
@@ -100,10 +100,11 @@ AND NOT EXISTS (
         AND (o.tgenabled = 'A' OR o.tgenabled = 'O' AND NOT pg_has_role(q.relowner, 'USAGE'))))
 """.replace("{needs_rows}", NEEDS_ROWS)
 
-# UTC, since the first hours of the year 1 are in no year elsewhere. An acknowledged commit is
-# durable, even if the role's default is otherwise.
+# UTC, since the first hours of the year 1 are in no year elsewhere; psycopg reads no other style of
+# dates. An acknowledged commit is durable, even if the role's default is otherwise.
 _PREPARE = """
-SELECT set_config('timezone', 'UTC', false), set_config('lock_timeout', %s, false),
+SELECT set_config('timezone', 'UTC', false), set_config('datestyle', 'ISO', false),
+set_config('lock_timeout', %s, false),
 CASE current_setting('synchronous_commit')
 WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END
 """
@@ -242,14 +243,36 @@ class Postgresql:
         return connection.exec_driver_sql(marking, (removed_at, source_id, ids)).rowcount
 
 
+def check_encoding(connection: Any) -> None:
+    """Refuse a database that does not hold every text, on a connection of psycopg.
+
+    Raises:
+        SinkError: Its encoding is not UTF8.
+    """
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):  # not every pooler tells it
+        raise SinkError(
+            f"The database {connection.info.dbname!r} of a sink has the encoding {encoding}, which "
+            "does not hold every text. Create one with the encoding UTF8, and use that."
+        )
+
+
 @lru_cache  # it holds no connection, only compiled statements
 def _engine(url: URL) -> Engine:
     arguments = databases.arguments_beside(url.query, databases.POSTGRESQL)
-    engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+    engine = create_engine(
+        url,
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args=arguments,
+        # A writer that has waited for another one sees what that one wrote.
+        isolation_level="READ COMMITTED",
+    )
     event.listen(engine, "connect", _prepare)
     return engine
 
 
 def _prepare(connection: Any, _: object) -> None:
+    check_encoding(connection)
     connection.execute(_PREPARE, (f"{WAIT_SECONDS}s",))
     connection.commit()

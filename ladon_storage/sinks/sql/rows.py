@@ -3,6 +3,8 @@
 - A page is compared with the table before it is written, unless the page before was all new. If
   that guess is wrong, or another run was faster, the page is begun again.
 - Deleted records count as known.
+- A table that is made again has no rows, notes or positions. A source that had some since its run
+  began fails: its next position would hide what was in the table before.
 """
 
 from __future__ import annotations
@@ -38,6 +40,12 @@ SET timestamp = excluded.timestamp, watermark = excluded.watermark, origin = exc
 run_id = excluded.run_id, document = excluded.document, order_shown = excluded.order_shown
 """
 
+_MOVE = """
+UPDATE ladon_positions
+SET timestamp = ?, watermark = ?, origin = ?, run_id = ?, document = ?, order_shown = ?
+WHERE table_name = ? AND source_id = ?
+"""
+
 _QUARANTINE = """
 INSERT INTO {table} (source_id, digest, run_id, reason, raw, quarantined_at)
 VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
@@ -46,7 +54,8 @@ VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 _HAS_ANY = "SELECT EXISTS (SELECT 1 FROM {table} WHERE source_id = ?)"
 
 _CONDITIONS = """
-SELECT EXISTS (SELECT 1 FROM ladon_deleted WHERE table_name = ? AND source_id = ?),
+SELECT EXISTS (SELECT 1 FROM {table} WHERE source_id = ?),
+EXISTS (SELECT 1 FROM ladon_deleted WHERE table_name = ? AND source_id = ?),
 EXISTS (SELECT 1 FROM {table} WHERE source_id = ? AND removed_at IS NOT NULL)
 """
 
@@ -73,6 +82,8 @@ class Rows:
         )
         self._quarantining = statement(_QUARANTINE, tables.quarantine.name, tables.keep)
         self._was_all_new: bool | None = None
+        self._with_rows: set[str] = set()
+        self._with_position: set[str] = set()
         self._clock = RunClock()
         self._history = History(database, tables, connection, self._clock)
         self._deletions = Deletions(tables, connection)
@@ -80,9 +91,23 @@ class Rows:
     def write(
         self, source_id: str, page: Page, run_id: str, position: Position | None
     ) -> WriteResult:
-        """Make a page durable."""
+        """Make a page durable.
+
+        Raises:
+            SinkError: What the source's run has read or written before is no longer there.
+        """
         if not len(page) and position is None:
             return WriteResult()
+        result = self._write(source_id, page, run_id, position)
+        if page.records:
+            self._with_rows.add(source_id)
+        if position is not None and not result.superseded:
+            self._with_position.add(source_id)
+        return result
+
+    def _write(
+        self, source_id: str, page: Page, run_id: str, position: Position | None
+    ) -> WriteResult:
         records: Sequence[Record] = page.records
         if not self._keeps_all and not (isinstance(records, Columns) and records.are_distinct):
             records = latest(records)
@@ -286,8 +311,11 @@ class Rows:
         with self._connection.begin():
             asked = (self._tables.records.name, source_id)
             row: Sequence[Any] | None = execute(self._connection, _POSITION, asked).one_or_none()
+        self._with_rows.discard(source_id)  # another run begins
+        self._with_position.discard(source_id)
         if row is None:
             return None
+        self._with_position.add(source_id)
         self._was_all_new = False  # a source with a position nearly always has rows
         timestamp, watermark, origin, run_id, document, order_shown = row
         return Position(
@@ -341,8 +369,13 @@ class Rows:
 
     def _conditions(self, source_id: str) -> Sequence[bool]:
         """Return whether any row of a source was deleted, is marked, or is replaced."""
-        asked = (self._tables.records.name, *[source_id] * (3 if self._keeps_all else 2))
-        return execute(self._connection, self._asked_conditions, asked).one()
+        table = self._tables.records.name
+        asked = (source_id, table, *[source_id] * (3 if self._keeps_all else 2))
+        found: Sequence[bool] = execute(self._connection, self._asked_conditions, asked).one()
+        are_there, are_deleted, *_ = found
+        if source_id in self._with_rows and not (are_there or are_deleted):
+            raise self._made_again(source_id)
+        return found[1:]
 
     def _write_beside(self, beside: _Unwritten, *, with_position: bool = True) -> None:
         if beside.rejects:
@@ -365,12 +398,25 @@ class Rows:
         run_id = position.run_id
         if run_id is not None and _storable(run_id) != run_id:
             run_id = run_digest(run_id)
+        key = (self._tables.records.name, source_id)
         values = (
-            *(self._tables.records.name, source_id),
             *(position.timestamp, position.watermark, position.origin),
             *(run_id, position.document, position.order_shown),
         )
-        execute(self._connection, _REMEMBER, values)
+        if source_id not in self._with_position:
+            if source_id in self._with_rows:
+                self._conditions(source_id)
+            execute(self._connection, _REMEMBER, (*key, *values))
+        elif not execute(self._connection, _MOVE, (*values, *key)).rowcount:
+            raise self._made_again(source_id)
+
+    def _made_again(self, source_id: str) -> SinkError:
+        return SinkError(
+            f"The table {self._tables.records.name!r} was dropped and made again during a run of "
+            f"source {source_id!r}, so that what was stored before is not there. Run again; "
+            "collection resumes where the table that is there now ends.",
+            source_id,
+        )
 
 
 class _Unwritten:

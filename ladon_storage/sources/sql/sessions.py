@@ -32,12 +32,13 @@ DRIVERS = {
 
 MYSQL = ("mysql", "mariadb")
 
-# The server settings that change how PostgreSQL prints a value.
+# The server settings that change how PostgreSQL prints a value, or the name of a type.
 _POSTGRESQL = {
     "timezone": "UTC",
     "datestyle": "ISO",
     "intervalstyle": "postgres",
     "extra_float_digits": "1",
+    "quote_all_identifiers": "off",
 }
 
 _MYSQL = (
@@ -45,8 +46,9 @@ _MYSQL = (
     # A transaction's rows must not be read while it may still be rolled back.
     "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     "SET SESSION TRANSACTION READ ONLY",
-    # The server would pad each CHAR with spaces.
-    "SET SESSION sql_mode = REPLACE(@@SESSION.sql_mode, 'PAD_CHAR_TO_FULL_LENGTH', '')",
+    # The server would pad each CHAR with spaces, and name a DATE as no other server does.
+    "SET SESSION sql_mode = "
+    "REPLACE(REPLACE(@@SESSION.sql_mode, 'PAD_CHAR_TO_FULL_LENGTH', ''), 'ORACLE', '')",
 )
 
 
@@ -79,7 +81,8 @@ def reading_engine(url: URL, timeout: timedelta) -> Engine:
     if name == "postgresql":
         if engine.dialect.driver == "psycopg":
             event.listen(engine, "connect", _adapt_psycopg)
-        return engine.execution_options(postgresql_readonly=True)
+        # A serializable reader may wait for all writers, or fail, and is refused by a standby.
+        return engine.execution_options(postgresql_readonly=True, isolation_level="READ COMMITTED")
     return engine
 
 
