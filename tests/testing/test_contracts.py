@@ -112,6 +112,16 @@ class BatchSink(OwnSink):
         return super()._write(source_id, taken, run_id, position)
 
 
+class SilentSink(OwnSink):
+    """A sink that takes an error of its database for nothing new."""
+
+    async def write(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return await super().write(*arguments, **options)
+        except Exception:
+            return 0
+
+
 class CuttingSink(OwnSink):
     """A sink that keeps seconds."""
 
@@ -156,6 +166,7 @@ def test_sink_that_repeats_after_a_kill_fails(tmp_path: Path) -> None:
         (IdSink, "test_versions_are_kept_by_the_rule_of_the_place"),
         (FoldingSink, "test_ids_that_look_alike_are_different_records"),
         (BatchSink, "test_page_may_have_many_records"),
+        (SilentSink, "test_write_that_returns_has_stored_its_page"),
         (CuttingSink, "test_instants_keep_their_microseconds_and_far_years"),
         (ForgetfulSink, "test_page_that_fails_leaves_nothing_and_can_be_written_again"),
         (RemovingSink, "test_share_that_may_be_removed_is_not_a_matter_of_rounding"),
