@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Set
 from contextlib import closing
@@ -16,7 +18,16 @@ import pytest
 
 from ladon_storage.collection import Page, Position, Record, Reject
 from ladon_storage.errors import SourceError
-from ladon_storage.testing import SinkContract, SinkPlace, SinkRow, SourceContract, SourceFeed
+from ladon_storage.testing import (
+    SinkContract,
+    SinkPlace,
+    SinkRow,
+    SourceContract,
+    SourceFeed,
+    crashes,
+)
+from tests.documents import ROOT
+from tests.sinks import own_sink
 from tests.sinks.own_sink import OwnSink
 
 
@@ -151,6 +162,24 @@ def test_sink_whose_page_can_be_torn_fails_at_some_line(tmp_path: Path) -> None:
     """A kill in the middle of a page leaves a part of it."""
     rule = SinkContract().test_sink_that_is_killed_at_any_line_loses_and_repeats_nothing
     fails(rule, place_of(tmp_path, TornSink), tmp_path)
+
+
+def test_installed_sink_whose_page_can_be_torn_fails_at_some_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lines are counted where packages are installed, and its tests may be there as well."""
+    monkeypatch.setattr(crashes, "_INSTALLED", (*crashes._INSTALLED, f"{ROOT}{os.sep}"))
+    rule = SinkContract().test_sink_that_is_killed_at_any_line_loses_and_repeats_nothing
+    fails(rule, place_of(tmp_path, TornSink), tmp_path)
+
+
+def test_sink_without_a_line_to_be_killed_at_fails_in_one_sentence(tmp_path: Path) -> None:
+    """It has no file of Python, as one that is compiled: that it passed would say nothing."""
+    names: dict[str, Any] = {"__name__": "compiled"}
+    exec(compile(inspect.getsource(own_sink), "<compiled>", "exec"), names)
+    rule = SinkContract().test_sink_that_is_killed_at_any_line_loses_and_repeats_nothing
+    with pytest.raises(pytest.fail.Exception, match="No line of the package of OwnSink"):
+        rule(place_of(tmp_path, names["OwnSink"]), tmp_path)
 
 
 def test_sink_that_repeats_after_a_kill_fails(tmp_path: Path) -> None:
