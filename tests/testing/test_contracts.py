@@ -9,7 +9,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Set
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import pytest
 from ladon_storage.collection import Page, Position, Record, Reject
 from ladon_storage.errors import SourceError
 from ladon_storage.testing import (
+    Answer,
+    Asked,
     SinkContract,
     SinkPlace,
     SinkRow,
@@ -26,6 +28,7 @@ from ladon_storage.testing import (
     SourceFeed,
     crashes,
 )
+from ladon_storage.testing.contracts.sources import EAST, WEST
 from tests.documents import ROOT
 from tests.sinks import own_sink
 from tests.sinks.own_sink import OwnSink
@@ -341,9 +344,74 @@ class Local(Tickets):
         return items
 
 
+class LocalStart(Tickets):
+    """It asks for a range in the local time of this machine, of an API that reads it as UTC."""
+
+    def takes(self, record: Record, start: datetime | None, until: datetime | None) -> bool:
+        return super().takes(record, as_asked(start), as_asked(until))
+
+
+def as_asked(instant: datetime | None) -> datetime | None:
+    """Return what an API in UTC makes of the local time of an instant."""
+    return instant and instant.astimezone().replace(tzinfo=UTC)
+
+
+class RoundedUp(Tickets):
+    """It makes whole seconds of its items' times, which are later."""
+
+    async def fetch(self) -> list[Any]:
+        items = [dict(each) for each in await super().fetch()]
+        for each in items:
+            if "updated_at" in each:
+                each["updated_at"] = up(datetime.fromisoformat(each["updated_at"])).isoformat()
+        return items
+
+
+class RoundedUpStart(Tickets):
+    """It asks for a range from the next whole second on."""
+
+    def takes(self, record: Record, start: datetime | None, until: datetime | None) -> bool:
+        return super().takes(record, start and up(start), until)
+
+
+def up(instant: datetime) -> datetime:
+    """Return the next whole second."""
+    return instant.replace(microsecond=0) + timedelta(seconds=bool(instant.microsecond))
+
+
+class Paged(Tickets):
+    """It asks for pages until one has no rows, and takes an answer without rows for such a page."""
+
+    async def fetch(self) -> list[Any]:
+        items: list[Any] = []
+        async with aiohttp.ClientSession(raise_for_status=True) as session:
+            while True:
+                query = {"offset": len(items)}
+                async with session.get(self._url, params=query) as response:
+                    document = await response.json(content_type=None)
+                rows = document.get("rows", []) if items else document["rows"]
+                if not rows:
+                    return items
+                items += rows
+
+
+class PagesOfTickets(TestTickets):
+    """An API with pages, of which the first two have rows."""
+
+    kind = Paged
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        offset = int(request.query.get("offset", 0))
+        return Answer.of({"rows": items[offset : offset + 5]})
+
+
 @pytest.mark.parametrize(
     ("kind", "rule"),
     [
+        (LocalStart, "test_items_at_the_start_are_read_again"),
+        (LocalStart, "test_runs_collect_every_item_once"),
+        (RoundedUp, "test_timestamps_are_those_of_the_items"),
+        (RoundedUpStart, "test_items_at_the_start_are_read_again"),
         (Local, "test_timestamps_are_those_of_the_items"),
         (AfterStart, "test_items_at_the_start_are_read_again"),
         (Renamed, "test_source_has_a_stable_name_and_an_overlap"),
@@ -369,6 +437,21 @@ def test_source_that_takes_a_broken_answer_for_an_empty_one_fails(answer: str) -
     contract = TestTickets()
     contract.kind = Lenient
     fails(contract.test_broken_answer_is_an_error, answer)
+
+
+@pytest.mark.parametrize("zone", [EAST, WEST])
+def test_source_that_asks_for_a_range_in_local_time_fails(zone: str) -> None:
+    """East of UTC the range begins too late, west of it it ends too early."""
+    contract = TestTickets()
+    contract.kind = LocalStart
+    fails(contract.test_range_is_half_open, zone)
+
+
+def test_source_that_takes_a_broken_answer_for_the_last_page_fails() -> None:
+    """That would be a green run that lost the pages behind it."""
+    contract: Any = PagesOfTickets()
+    contract.test_every_item_is_read()
+    fails(contract.test_broken_answer_in_the_middle_is_an_error, "an error in JSON")
 
 
 def test_source_that_shifts_times_fails() -> None:
