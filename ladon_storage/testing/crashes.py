@@ -55,7 +55,7 @@ class CrashPoint:
 
     Args:
         nth: The number of the line, from 1 on; 0: it does not end.
-        ending: How it ends.
+        ending: How it ends; a function is called instead, and the line goes on.
         own: The beginnings of the paths whose lines are counted wherever they are; of `homes`.
         foreign: Those whose other lines are not, though nothing installed them.
     """
@@ -63,7 +63,7 @@ class CrashPoint:
     def __init__(
         self,
         nth: int = 0,
-        ending: Ending = "kill",
+        ending: Ending | Callable[[], object] = "kill",
         *,
         own: tuple[str, ...] = (),
         foreign: tuple[str, ...] = (),
@@ -87,6 +87,10 @@ class CrashPoint:
         threading.settrace(self._trace)
         sys.settrace(self._trace)
 
+    def restart(self, nth: int = 0) -> None:
+        """Count from 0 again, to another line."""
+        self.lines, self._nth = 0, nth
+
     def disarm(self) -> None:
         """Count no more."""
         sys.settrace(None)
@@ -102,6 +106,9 @@ class CrashPoint:
         return self._trace
 
     def _end(self) -> None:
+        if callable(self._ending):
+            self._ending()
+            return
         if self._ending == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         main = threading.main_thread()

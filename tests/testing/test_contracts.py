@@ -75,9 +75,9 @@ class RepeatingSink(OwnSink):
         return super()._insert(source_id, each)
 
 
-def appended_place(folder: Path) -> SinkPlace:
-    """Return the place of the sink that repeats."""
-    place = place_of(folder, RepeatingSink)
+def appended_place(folder: Path, kind: type[OwnSink] = RepeatingSink) -> SinkPlace:
+    """Return the place of a sink that appends."""
+    place = place_of(folder, kind)
 
     def read() -> list[SinkRow]:
         with closing(sqlite3.connect(folder / "own.db")) as connection:
@@ -96,6 +96,29 @@ class ForgetfulSink(OwnSink):
     def _write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> Any:
         super()._write(source_id, Page(), run_id, position)
         return super()._write(source_id, page, run_id, None)
+
+
+class RacingSink(OwnSink):
+    """A sink that looks for what it has, and then appends the others: no key, and no lock."""
+
+    def _open(self) -> sqlite3.Connection:
+        connection = super()._open()
+        connection.execute("CREATE TABLE IF NOT EXISTS appended (source, id, version, at, payload)")
+        return connection
+
+    def _write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> Any:
+        known = set(self._opened().execute("SELECT id, version FROM appended"))
+        new = [each for each in page.records if (each.record_id, each.version) not in known]
+        self._opened().executemany(
+            "INSERT INTO appended VALUES (?, ?, ?, ?, ?)",
+            [(source_id, *columns_of(each)) for each in new],
+        )
+        return len(new)
+
+
+def columns_of(record: Record) -> tuple[str, ...]:
+    """Return the columns of a record."""
+    return record.record_id, record.version, record.timestamp.isoformat(), record.payload
 
 
 class IdSink(OwnSink):
@@ -190,6 +213,13 @@ def test_sink_that_repeats_after_a_kill_fails(tmp_path: Path) -> None:
     contract = SinkContract()
     fails(contract.test_sink_that_is_killed_at_any_line_loses_and_repeats_nothing,
           appended_place(tmp_path), tmp_path)  # fmt: skip
+
+
+def test_sink_that_looks_and_then_appends_fails(tmp_path: Path) -> None:
+    """Without a wait in between, two runs of one event loop do not show it; two processes do."""
+    rule = SinkContract().test_page_of_another_process_between_two_lines_of_a_write_is_known
+    with pytest.raises(AssertionError, match="twice"):
+        rule(appended_place(tmp_path, RacingSink), tmp_path)
 
 
 @pytest.mark.parametrize(
