@@ -1,7 +1,7 @@
 """A crash at any line: a process that kills itself at the nth line that its own code executes.
 
-The lines of the standard library, of installed packages and of this kit are not counted. So a crash
-point is the same one in each run of the same code.
+The lines of the standard library, of installed packages and of this kit are not counted, but for a
+package that is named as one's own. So a crash point is the same one in each run of the same code.
 """
 
 from __future__ import annotations
@@ -16,25 +16,38 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Ending = Literal["kill", "interrupt"]
 """``kill`` ends the process as SIGKILL does, ``interrupt`` as SIGINT does, in the main thread."""
 
-_KIT = str(Path(__file__).resolve().parent)
+_KIT = Path(__file__).resolve().parent
+ENGINE = os.path.join(_KIT.parent, "")
+"""The folder of this package."""
+
 _INSTALLED = tuple(
     os.path.join(folder, "")
     for folder in {
-        _KIT,
         *site.getsitepackages(),
         *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     }
 )
 
 
-@cache
-def _is_own(file: str) -> bool:
-    return not (file.startswith("<") or os.path.realpath(file).startswith(_INSTALLED))
+def homes(kind: type, method: str) -> tuple[str, ...]:
+    """Return the folders of the packages whose classes define a method of this class.
+
+    Of a module that is in no package, it is the file.
+    """
+    found = set[str]()
+    for base in kind.__mro__:
+        if method in vars(base) and Protocol not in base.__bases__:
+            module = sys.modules.get(base.__module__.partition(".")[0])
+            if folders := getattr(module, "__path__", ()):
+                found.update(os.path.join(os.path.realpath(each), "") for each in folders)
+            elif file := getattr(module, "__file__", None):
+                found.add(os.path.realpath(file))
+    return tuple(found)
 
 
 class CrashPoint:
@@ -42,19 +55,41 @@ class CrashPoint:
 
     Args:
         nth: The number of the line, from 1 on; 0: it does not end.
-        ending: How it ends.
+        ending: How it ends; a function is called instead, and the line goes on.
+        own: The beginnings of the paths whose lines are counted wherever they are; of `homes`.
+        foreign: Those whose other lines are not, though nothing installed them.
     """
 
-    def __init__(self, nth: int = 0, ending: Ending = "kill") -> None:
+    def __init__(
+        self,
+        nth: int = 0,
+        ending: Ending | Callable[[], object] = "kill",
+        *,
+        own: tuple[str, ...] = (),
+        foreign: tuple[str, ...] = (),
+    ) -> None:
         self.lines = 0
         """The number of lines that were executed."""
         self._nth = nth
         self._ending = ending
 
+        @cache
+        def is_own(file: str) -> bool:
+            path = os.path.realpath(file)
+            if file.startswith("<") or path.startswith(os.path.join(_KIT, "")):
+                return False
+            return path.startswith(own) or not path.startswith(_INSTALLED + foreign)
+
+        self._is_own = is_own
+
     def arm(self) -> None:
         """Count the lines that every thread of this process executes from now on."""
         threading.settrace(self._trace)
         sys.settrace(self._trace)
+
+    def restart(self, nth: int = 0) -> None:
+        """Count from 0 again, to another line."""
+        self.lines, self._nth = 0, nth
 
     def disarm(self) -> None:
         """Count no more."""
@@ -63,7 +98,7 @@ class CrashPoint:
 
     def _trace(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
         if event == "call":
-            return self._trace if _is_own(frame.f_code.co_filename) else None
+            return self._trace if self._is_own(frame.f_code.co_filename) else None
         if event == "line":
             self.lines += 1
             if self.lines == self._nth:
@@ -71,6 +106,9 @@ class CrashPoint:
         return self._trace
 
     def _end(self) -> None:
+        if callable(self._ending):
+            self._ending()
+            return
         if self._ending == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         main = threading.main_thread()

@@ -40,7 +40,6 @@ class OwnSink:
         connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
         connection.executescript(
             """
-            PRAGMA journal_mode = WAL;
             CREATE TABLE IF NOT EXISTS record (
                 source TEXT, id TEXT, version TEXT, at TEXT, payload TEXT,
                 PRIMARY KEY (source, id, version));

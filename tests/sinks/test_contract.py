@@ -38,6 +38,13 @@ class TestOurSinks(SinkContract):
         super().test_sink_that_is_killed_at_any_line_loses_and_repeats_nothing(place, tmp_path)
 
     @pytest.mark.slow
+    def test_page_of_another_process_between_two_lines_of_a_write_is_known(
+        self, place: SinkPlace, tmp_path: Path
+    ) -> None:
+        """The quick tests have two runs of each in one process, and of one's own in two."""
+        super().test_page_of_another_process_between_two_lines_of_a_write_is_known(place, tmp_path)
+
+    @pytest.mark.slow
     def test_record_may_be_large(self, place: SinkPlace) -> None:  # type: ignore[override]
         """The quick tests have a large one for a sink of one's own."""
         super().test_record_may_be_large(place)  # type: ignore[unused-coroutine]

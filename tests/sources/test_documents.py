@@ -589,6 +589,7 @@ class TestKevContract(SourceContract):
     """The catalogue keeps the contract of sources."""
 
     step = timedelta(days=1)
+    begin = datetime(2024, 1, 1, tzinfo=UTC)
 
     def unusable(self) -> object:
         return {"product": "router"}
@@ -607,6 +608,7 @@ class TestThreatFoxContract(SourceContract):
     """The export keeps the contract of sources."""
 
     step = timedelta(seconds=1)
+    begin = SourceContract.begin.replace(microsecond=0)
 
     def unusable(self) -> object:
         return ("0", [{"ioc_value": "203.0.113.7:80"}])

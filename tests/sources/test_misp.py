@@ -663,6 +663,7 @@ class TestContract(SourceContract):
     """The events of an instance keep the contract of sources."""
 
     step = timedelta(seconds=1)
+    begin = SourceContract.begin.replace(microsecond=0)
 
     def unusable(self) -> object:
         return {"Event": {"uuid": uuid(9), "info": "no time"}}

@@ -712,7 +712,7 @@ class TestContract(SourceContract):
         return TableOfFeed(feed, File(self.folder / "app.db"))
 
     def item(self, record_id: str, time: datetime, value: str) -> object:
-        return record_id, f"{time:%Y-%m-%d %H:%M:%S}", value
+        return record_id, f"{time:%Y-%m-%d %H:%M:%S.%f}", value
 
 
 class TableOfFeed:

@@ -512,6 +512,7 @@ class TestDumpContract(SourceContract):
     """The dump keeps the contract of sources."""
 
     step = timedelta(seconds=1)
+    begin = SourceContract.begin.replace(microsecond=0)
 
     def unusable(self) -> object:
         return b'"2","2025-04-21"\n'
@@ -533,6 +534,7 @@ class TestApiContract(SourceContract):
     """The API keeps the contract of sources."""
 
     step = timedelta(seconds=1)
+    begin = SourceContract.begin.replace(microsecond=0)
 
     def unusable(self) -> object:
         return {"id": 9, "date_added": "soon"}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+import os
 import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Set
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,19 @@ import pytest
 
 from ladon_storage.collection import Page, Position, Record, Reject
 from ladon_storage.errors import SourceError
-from ladon_storage.testing import SinkContract, SinkPlace, SinkRow, SourceContract, SourceFeed
+from ladon_storage.testing import (
+    Answer,
+    Asked,
+    SinkContract,
+    SinkPlace,
+    SinkRow,
+    SourceContract,
+    SourceFeed,
+    crashes,
+)
+from ladon_storage.testing.contracts.sources import EAST, WEST
+from tests.documents import ROOT
+from tests.sinks import own_sink
 from tests.sinks.own_sink import OwnSink
 
 
@@ -63,9 +77,9 @@ class RepeatingSink(OwnSink):
         return super()._insert(source_id, each)
 
 
-def appended_place(folder: Path) -> SinkPlace:
-    """Return the place of the sink that repeats."""
-    place = place_of(folder, RepeatingSink)
+def appended_place(folder: Path, kind: type[OwnSink] = RepeatingSink) -> SinkPlace:
+    """Return the place of a sink that appends."""
+    place = place_of(folder, kind)
 
     def read() -> list[SinkRow]:
         with closing(sqlite3.connect(folder / "own.db")) as connection:
@@ -84,6 +98,29 @@ class ForgetfulSink(OwnSink):
     def _write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> Any:
         super()._write(source_id, Page(), run_id, position)
         return super()._write(source_id, page, run_id, None)
+
+
+class RacingSink(OwnSink):
+    """A sink that looks for what it has, and then appends the others: no key, and no lock."""
+
+    def _open(self) -> sqlite3.Connection:
+        connection = super()._open()
+        connection.execute("CREATE TABLE IF NOT EXISTS appended (source, id, version, at, payload)")
+        return connection
+
+    def _write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> Any:
+        known = set(self._opened().execute("SELECT id, version FROM appended"))
+        new = [each for each in page.records if (each.record_id, each.version) not in known]
+        self._opened().executemany(
+            "INSERT INTO appended VALUES (?, ?, ?, ?, ?)",
+            [(source_id, *columns_of(each)) for each in new],
+        )
+        return len(new)
+
+
+def columns_of(record: Record) -> tuple[str, ...]:
+    """Return the columns of a record."""
+    return record.record_id, record.version, record.timestamp.isoformat(), record.payload
 
 
 class IdSink(OwnSink):
@@ -112,6 +149,16 @@ class BatchSink(OwnSink):
     def _write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> Any:
         taken = Page(page.records[:1_000], page.rejects)
         return super()._write(source_id, taken, run_id, position)
+
+
+class SilentSink(OwnSink):
+    """A sink that takes an error of its database for nothing new."""
+
+    async def write(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return await super().write(*arguments, **options)
+        except Exception:
+            return 0
 
 
 class CuttingSink(OwnSink):
@@ -145,11 +192,36 @@ def test_sink_whose_page_can_be_torn_fails_at_some_line(tmp_path: Path) -> None:
     fails(rule, place_of(tmp_path, TornSink), tmp_path)
 
 
+def test_installed_sink_whose_page_can_be_torn_fails_at_some_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lines are counted where packages are installed, and its tests may be there as well."""
+    monkeypatch.setattr(crashes, "_INSTALLED", (*crashes._INSTALLED, f"{ROOT}{os.sep}"))
+    rule = SinkContract().test_sink_that_is_killed_at_any_line_loses_and_repeats_nothing
+    fails(rule, place_of(tmp_path, TornSink), tmp_path)
+
+
+def test_sink_without_a_line_to_be_killed_at_fails_in_one_sentence(tmp_path: Path) -> None:
+    """It has no file of Python, as one that is compiled: that it passed would say nothing."""
+    names: dict[str, Any] = {"__name__": "compiled"}
+    exec(compile(inspect.getsource(own_sink), "<compiled>", "exec"), names)
+    rule = SinkContract().test_sink_that_is_killed_at_any_line_loses_and_repeats_nothing
+    with pytest.raises(pytest.fail.Exception, match="No line of the package of OwnSink"):
+        rule(place_of(tmp_path, names["OwnSink"]), tmp_path)
+
+
 def test_sink_that_repeats_after_a_kill_fails(tmp_path: Path) -> None:
     """What it holds in memory alone is gone with the process."""
     contract = SinkContract()
     fails(contract.test_sink_that_is_killed_at_any_line_loses_and_repeats_nothing,
           appended_place(tmp_path), tmp_path)  # fmt: skip
+
+
+def test_sink_that_looks_and_then_appends_fails(tmp_path: Path) -> None:
+    """Without a wait in between, two runs of one event loop do not show it; two processes do."""
+    rule = SinkContract().test_page_of_another_process_between_two_lines_of_a_write_is_known
+    with pytest.raises(AssertionError, match="twice"):
+        rule(appended_place(tmp_path, RacingSink), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +230,7 @@ def test_sink_that_repeats_after_a_kill_fails(tmp_path: Path) -> None:
         (IdSink, "test_versions_are_kept_by_the_rule_of_the_place"),
         (FoldingSink, "test_ids_that_look_alike_are_different_records"),
         (BatchSink, "test_page_may_have_many_records"),
+        (SilentSink, "test_write_that_returns_has_stored_its_page"),
         (CuttingSink, "test_instants_keep_their_microseconds_and_far_years"),
         (ForgetfulSink, "test_page_that_fails_leaves_nothing_and_can_be_written_again"),
         (RemovingSink, "test_share_that_may_be_removed_is_not_a_matter_of_rounding"),
@@ -303,9 +376,74 @@ class Local(Tickets):
         return items
 
 
+class LocalStart(Tickets):
+    """It asks for a range in the local time of this machine, of an API that reads it as UTC."""
+
+    def takes(self, record: Record, start: datetime | None, until: datetime | None) -> bool:
+        return super().takes(record, as_asked(start), as_asked(until))
+
+
+def as_asked(instant: datetime | None) -> datetime | None:
+    """Return what an API in UTC makes of the local time of an instant."""
+    return instant and instant.astimezone().replace(tzinfo=UTC)
+
+
+class RoundedUp(Tickets):
+    """It makes whole seconds of its items' times, which are later."""
+
+    async def fetch(self) -> list[Any]:
+        items = [dict(each) for each in await super().fetch()]
+        for each in items:
+            if "updated_at" in each:
+                each["updated_at"] = up(datetime.fromisoformat(each["updated_at"])).isoformat()
+        return items
+
+
+class RoundedUpStart(Tickets):
+    """It asks for a range from the next whole second on."""
+
+    def takes(self, record: Record, start: datetime | None, until: datetime | None) -> bool:
+        return super().takes(record, start and up(start), until)
+
+
+def up(instant: datetime) -> datetime:
+    """Return the next whole second."""
+    return instant.replace(microsecond=0) + timedelta(seconds=bool(instant.microsecond))
+
+
+class Paged(Tickets):
+    """It asks for pages until one has no rows, and takes an answer without rows for such a page."""
+
+    async def fetch(self) -> list[Any]:
+        items: list[Any] = []
+        async with aiohttp.ClientSession(raise_for_status=True) as session:
+            while True:
+                query = {"offset": len(items)}
+                async with session.get(self._url, params=query) as response:
+                    document = await response.json(content_type=None)
+                rows = document.get("rows", []) if items else document["rows"]
+                if not rows:
+                    return items
+                items += rows
+
+
+class PagesOfTickets(TestTickets):
+    """An API with pages, of which the first two have rows."""
+
+    kind = Paged
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        offset = int(request.query.get("offset", 0))
+        return Answer.of({"rows": items[offset : offset + 5]})
+
+
 @pytest.mark.parametrize(
     ("kind", "rule"),
     [
+        (LocalStart, "test_items_at_the_start_are_read_again"),
+        (LocalStart, "test_runs_collect_every_item_once"),
+        (RoundedUp, "test_timestamps_are_those_of_the_items"),
+        (RoundedUpStart, "test_items_at_the_start_are_read_again"),
         (Local, "test_timestamps_are_those_of_the_items"),
         (AfterStart, "test_items_at_the_start_are_read_again"),
         (Renamed, "test_source_has_a_stable_name_and_an_overlap"),
@@ -331,6 +469,21 @@ def test_source_that_takes_a_broken_answer_for_an_empty_one_fails(answer: str) -
     contract = TestTickets()
     contract.kind = Lenient
     fails(contract.test_broken_answer_is_an_error, answer)
+
+
+@pytest.mark.parametrize("zone", [EAST, WEST])
+def test_source_that_asks_for_a_range_in_local_time_fails(zone: str) -> None:
+    """East of UTC the range begins too late, west of it it ends too early."""
+    contract = TestTickets()
+    contract.kind = LocalStart
+    fails(contract.test_range_is_half_open, zone)
+
+
+def test_source_that_takes_a_broken_answer_for_the_last_page_fails() -> None:
+    """That would be a green run that lost the pages behind it."""
+    contract: Any = PagesOfTickets()
+    contract.test_every_item_is_read()
+    fails(contract.test_broken_answer_in_the_middle_is_an_error, "an error in JSON")
 
 
 def test_source_that_shifts_times_fails() -> None:

@@ -7,7 +7,10 @@ import threading
 
 import pytest
 
-from ladon_storage.testing.crashes import CrashPoint
+from ladon_storage.sinks import SqlSink
+from ladon_storage.testing.crashes import ENGINE, CrashPoint, homes
+from ladon_storage.testing.doubles import record
+from tests.sinks.own_sink import OwnSink
 
 
 def test_interrupt_at_a_line_of_another_thread_strikes_the_main_one() -> None:
@@ -52,3 +55,17 @@ def test_interrupt_at_a_line_of_the_main_thread_is_raised_there() -> None:
     finally:
         point.disarm()
     assert reached == [1]
+
+
+@pytest.mark.parametrize(("kind", "is_counted"), [(OwnSink, False), (SqlSink, True)])
+def test_lines_of_the_engine_are_counted_for_a_sink_of_the_package_alone(
+    kind: type, is_counted: bool
+) -> None:
+    """Where a checkout is installed, the engine's lines would take the places of the sink's."""
+    point = CrashPoint(own=homes(kind, "write"), foreign=(ENGINE,))
+    point.arm()
+    try:
+        record("1", 1)
+    finally:
+        point.disarm()
+    assert bool(point.lines) == is_counted

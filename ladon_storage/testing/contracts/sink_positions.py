@@ -10,15 +10,11 @@ from ladon_storage.collection.protocols import (
     Position,
     SupportsPosition,
 )
-from ladon_storage.collection.records import Page, Record, Reject
+from ladon_storage.collection.records import Page, Reject
 from ladon_storage.testing.contracts.loops import in_event_loops, supporting
+from ladon_storage.testing.contracts.sink_records import unstorable
 from ladon_storage.testing.doubles import at, record
 from ladon_storage.testing.places import SinkPlace, changes
-
-
-def unstorable(record_id: str) -> Record:
-    """Return a record that no sink can store: half of a surrogate pair has no UTF-8."""
-    return Record(record_id, at(9), '{"value":"\ud800"}', "v")
 
 
 def assert_is(found: Position | None, written: Position) -> None:

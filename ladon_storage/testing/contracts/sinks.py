@@ -14,6 +14,7 @@ from ladon_storage.testing.contracts.sink_positions import PositionRules
 from ladon_storage.testing.contracts.sink_records import QuarantineRules, RecordRules
 from ladon_storage.testing.contracts.sink_removal import RemovalRules
 from ladon_storage.testing.contracts.sink_reversions import ReversionRules
+from ladon_storage.testing.contracts.sink_rivals import RivalRules
 from ladon_storage.testing.places import SinkPlace
 
 
@@ -26,6 +27,7 @@ class SinkContract(
     LookupRules,
     CountRules,
     CrashRules,
+    RivalRules,
 ):
     """What the engine relies on of a sink, as tests of pytest.
 

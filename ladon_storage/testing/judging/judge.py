@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.testing.crashes import CrashPoint
+from ladon_storage.testing.crashes import CrashPoint, homes
 from ladon_storage.testing.judging.served import ServedFeed
 from ladon_storage.testing.judging.ticking_feed import State, TickingFeed, Version
 from ladon_storage.testing.judging.trials import TRIALS, Plan, Trial, kinds_of, plans_of
@@ -197,6 +197,7 @@ class _Schedule:
         folder: Path,
     ) -> None:
         self._collector = collector
+        self._own = homes(type(collector), "collect")
         self._trial = trial
         self._seed = seed
         self._keep = keep
@@ -254,11 +255,11 @@ class _Schedule:
         """Run the planned processes to their ends; return the best end."""
         self._served.controls.set(self._tick, plan.fault, plan.nth, plan.times)
         line = 1 + int(plan.line * self._lines) if plan.ending else 0
-        point = CrashPoint(line, plan.ending or "kill")
+        point = CrashPoint(line, plan.ending or "kill", own=self._own)
         began = time.monotonic()
         children = [self._forked(point)]
         if plan.rival:
-            children.append(self._forked(CrashPoint()))
+            children.append(self._forked(CrashPoint(own=self._own)))
         if plan.moment is not None:
             time.sleep(plan.moment * self._seconds)
             children[0].kill()
