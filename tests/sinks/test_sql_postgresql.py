@@ -203,7 +203,7 @@ async def test_database_that_does_not_hold_every_text_is_refused(
     with pytest.raises(SinkError, match=said):
         await write(sink(postgres, name), record("1", 1))
     with pytest.raises(SinkError, match=said):
-        await check_place(postgres.url(name), Path())
+        await check_place(postgres.url(name))
 
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
