@@ -514,7 +514,7 @@ def apply_update(
     Raises:
         WatermarkConflictError: With status 412 another version is stored than the writer read;
             with 409 the update is a success older than the stored one, which is not ahead of the
-            service by more than `HONEST_SKEW`.
+            service, or by no more than `HONEST_SKEW` if the writer did not read it.
         WatermarkInFutureError: The update is a success beyond now plus `MAX_AHEAD`.
     """
     check_precondition(stored, source_id, precondition)
@@ -522,13 +522,17 @@ def apply_update(
     after = before
     if update.status is WatermarkStatus.SUCCESS:
         check_not_in_future(source_id, update.timestamp, now)
-        # A watermark in the future is wrong, so any success may correct it.
-        if before is not None and update.timestamp < before and not is_ahead(before, now):
-            raise WatermarkConflictError(
-                f"Watermark {source_id!r} is at {before.isoformat()}, later than "
-                f"{update.timestamp.isoformat()}; an operator can move it back with a reset.",
-                status=409,
-            )
+        if before is not None and update.timestamp < before:
+            # A watermark in the future is wrong, and may be corrected. Of two clocks either may be
+            # a moment ahead: up to then only who has read it may.
+            has_read = precondition.if_match not in (None, "*")
+            is_wrong = before > now if has_read else is_ahead(before, now)
+            if not is_wrong:
+                raise WatermarkConflictError(
+                    f"Watermark {source_id!r} is at {before.isoformat()}, later than "
+                    f"{update.timestamp.isoformat()}; an operator can move it back with a reset.",
+                    status=409,
+                )
         after = update.timestamp
     records, ledger = update.records_collected, update.ledger
     if records is None:

@@ -266,7 +266,7 @@ async def write_running_watermark(
 ) -> Watermark:
     """Write that a run began at ``timestamp``, and return the stored watermark.
 
-    ``run_id`` is the flow run's unless it is given.
+    ``run_id`` names this task run of the flow run unless it is given.
 
     Raises:
         WatermarkConflictError: Another run wrote since the version of ``if_match`` was read.
@@ -296,7 +296,7 @@ async def write_success_watermark(
 ) -> Watermark:
     """Write that everything up to ``timestamp`` is durable, and return the stored watermark.
 
-    ``run_id`` is the flow run's unless it is given.
+    ``run_id`` names this task run of the flow run unless it is given.
 
     Raises:
         WatermarkConflictError: Another run was faster.
@@ -331,7 +331,7 @@ async def write_failure_watermark(
 ) -> Watermark:
     """Write that the run failed at ``timestamp``, and return the stored watermark.
 
-    ``run_id`` is the flow run's unless it is given.
+    ``run_id`` names this task run of the flow run unless it is given.
 
     Raises:
         WatermarkConflictError: Another run was faster.
@@ -344,9 +344,14 @@ async def write_failure_watermark(
     return await _written(source_id, update, Precondition(if_match), storage)
 
 
-def _current_run_id() -> str:
-    """Return the run of Prefect, by which the service knows a write that is sent again."""
-    return str(runtime.flow_run.id or runtime.task_run.id)
+def _current_run_id() -> str | None:
+    """Return a name of this task run, by which the service knows a write that is sent again.
+
+    It is not the flow run's alone: two tasks of one flow are two writers.
+    """
+    if not (task_run := runtime.task_run.id):
+        return None
+    return "/".join(map(str, filter(None, (runtime.flow_run.id, task_run))))
 
 
 async def _written(

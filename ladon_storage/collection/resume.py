@@ -25,9 +25,12 @@ from ladon_storage.collection.protocols import (
     supports,
 )
 from ladon_storage.errors import visible
-from ladon_storage.models import EMPTY_WATERMARK, HONEST_SKEW, WatermarkStatus, meant
+from ladon_storage.models import EMPTY_WATERMARK, WatermarkStatus, meant
 
 logger = logging.getLogger("ladon_storage.collection")
+
+_CLOCK_RESOLUTION = timedelta(seconds=1)
+"""The most by which a service whose time has only seconds may be behind itself."""
 
 
 def latest(*instants: datetime | None) -> datetime:
@@ -67,7 +70,7 @@ async def plan_resume(source: Source, sink: Sink, lease: SourceLease, run: Run) 
     position = None
     if supports(sink, SupportsPosition):
         position = await sink.position(source.source_id)
-    limit = lease.now() + HONEST_SKEW  # up to which the service refuses an older one
+    limit = lease.now() + _CLOCK_RESOLUTION
     if lease.before is not None and lease.before > limit:
         lease.before = await _last_sane(source, lease, position, limit, limits)
     if supports(sink, SupportsPosition):

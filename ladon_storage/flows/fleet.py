@@ -50,8 +50,8 @@ from ladon_storage.tasks import SinkLike, resolve_sink, secret_block
 
 logger = logging.getLogger("ladon_storage.flows")
 
-_OBJECTS = 100
-"""About the objects that collecting a source leaves to the garbage collector."""
+_OBJECTS = 10
+"""The objects that collecting a source leaves to the garbage collector, at the least."""
 
 MAX_FAILURES = 100
 """The number of failed sources that a tally names."""

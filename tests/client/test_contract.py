@@ -341,12 +341,15 @@ async def test_success_that_goes_back_conflicts(client: Client) -> None:
 async def test_success_of_an_honest_clock_does_not_go_back(
     client: Client, clock: FakeClock, ahead: timedelta
 ) -> None:
-    """A writer's clock may be ahead of the service's; what is further ahead may be put right."""
+    """A writer's clock may be ahead of the service's; who has read it may put it right."""
     stored = await client.update_watermark("kev", clock.now() + ahead)
-    with pytest.raises(WatermarkConflictError) as caught:
-        await client.update_watermark("kev", JANUARY)
-    conflict(caught, 409)
+    for tag in (None, "*"):
+        with pytest.raises(WatermarkConflictError) as caught:
+            await client.update_watermark("kev", JANUARY, if_match=tag)
+        conflict(caught, 409)
     assert await client.get_watermark("kev") == stored
+    right = await client.update_watermark("kev", JANUARY, if_match=stored.etag)
+    assert right.last_successful_timestamp == JANUARY
     await client.update_watermark("kev", clock.now() + HONEST_SKEW + timedelta(microseconds=1))
     assert (await client.update_watermark("kev", JANUARY)).last_successful_timestamp == JANUARY
 

@@ -14,7 +14,7 @@ from ladon_storage.collection.protocols import KnownContent, Limits, WriteResult
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.run import Report, run
 from ladon_storage.errors import ConfigurationError, SinkError, SourceError
-from ladon_storage.models import EMPTY_WATERMARK, HONEST_SKEW
+from ladon_storage.models import EMPTY_WATERMARK, HONEST_SKEW, WatermarkUpdate
 from ladon_storage.testing.doubles import (
     MemorySink,
     RememberingSink,
@@ -334,15 +334,18 @@ async def test_watermark_in_the_future_is_not_believed(caplog: pytest.LogCapture
     assert (report.watermark_before, report.watermark_after) == (at(10), at(20))
 
 
-@pytest.mark.parametrize("sink", [MemorySink, RememberingSink])
-async def test_watermark_that_an_honest_clock_wrote_is_believed(sink: type[MemorySink]) -> None:
-    """A run does not read anew, and then write, what the service refuses as older."""
-    world = World(sink())
-    world.storage = MockStorageClient(clock=lambda: NOW - HONEST_SKEW)
-    await world.collect([record("1", 10), record("2", NOW)])
-    report = await world.collect()
-    assert world.source.ranges == [(NOW, None)]
-    assert (report.watermark_before, report.watermark_after) == (NOW, NOW)
+async def test_watermark_a_moment_ahead_is_corrected_by_who_has_read_it() -> None:
+    """A run reads anew, and the service takes what it writes for a correction."""
+    world = World(MemorySink())
+    world.storage = MockStorageClient(clock=lambda: world.now)
+    await world.collect([record("1", 10)])
+    ahead = WatermarkUpdate.of(NOW + HONEST_SKEW / 2, "success")
+    await world.storage.put_watermark("feed", ahead)
+    report = await world.collect([record("2", 20)])
+    assert world.source.ranges == [(at(10), None)]
+    assert (report.watermark_before, report.watermark_after) == (at(10), at(20))
+    stored = await world.storage.get_watermark("feed")
+    assert stored.last_successful_timestamp == at(20)
 
 
 async def test_watermark_in_the_future_without_any_memory_is_read_from_the_beginning() -> None:

@@ -148,7 +148,7 @@ async def test_source_that_fails_leaves_the_others_alone(
     assert event["event"] == "ladon.collection.failed"
 
 
-@pytest.mark.parametrize("count", [4, 5])
+@pytest.mark.parametrize("count", [49, 50])
 async def test_objects_of_the_process_are_set_aside_at_once_for_many_sources(
     monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
@@ -169,7 +169,7 @@ async def test_objects_of_the_process_are_set_aside_at_once_for_many_sources(
     await collector.collect(sources, 1)
 
     assert tally.counts.records_new == count
-    assert [each > 0 for each in frozen] == [count == 5] * count
+    assert [each > 0 for each in frozen] == [count == 50] * count
     assert gc.get_freeze_count() == 0
 
 

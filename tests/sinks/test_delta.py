@@ -24,6 +24,7 @@ import pytest
 duckdb = pytest.importorskip("duckdb")
 deltalake = pytest.importorskip("deltalake")
 import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 
 from ladon_storage.collection.protocols import (  # noqa: E402
     Position,
@@ -604,6 +605,35 @@ async def test_page_is_not_planned_again_for_the_pages_of_other_sources(
             for source_id in ("a", "b"):
                 await other.write(source_id, Page([record("1", n, str(n))]))
     assert rows(lake, VALUES) == [("1", "3")] * 3
+
+
+@pytest.mark.parametrize("source_id", ["theirs", "feed"])
+async def test_appends_of_another_program_to_other_sources_overtake_nothing(
+    lake: Path, monkeypatch: pytest.MonkeyPatch, source_id: str
+) -> None:
+    """A large page would never be stored beside one that appends each moment."""
+    monkeypatch.setattr(delta_store, "ATTEMPTS", 1)
+    plan = delta_store.DeltaWriter._plan
+
+    def beside(*arguments: Any) -> Any:
+        made = plan(*arguments)
+        [add] = live(lake)[:1]
+        their = pq.read_table(lake / "records" / add["path"], partitioning=None).slice(0, 1)
+        for name, value in {**add["partitionValues"], "source_id": source_id}.items():
+            their = their.append_column(name, pa.array([value], pa.string()))
+        deltalake.write_deltalake(str(lake / "records"), their, mode="append")
+        return made
+
+    async with sink(lake) as target:
+        await target.write("feed", Page([record("1", 1)]))
+        monkeypatch.setattr(delta_store.DeltaWriter, "_plan", beside)
+        page = Page([record("1", 2, "b"), record("2", 2)])
+        if source_id == "feed":
+            with pytest.raises(SinkError, match="other writers"):
+                await target.write("feed", page)
+        else:
+            assert (await target.write("feed", page)).written == 2
+            assert (await target.write("feed", page)).written == 0
 
 
 _WRITER = """

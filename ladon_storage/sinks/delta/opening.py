@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -146,6 +146,16 @@ def naming(names: Mapping[str, int], *, max_commit_retries: int | None = None) -
 def is_ours(commit: str) -> bool:
     """Return whether the log's text of a commit has an application transaction of this sink."""
     return _OURS in commit
+
+
+def only_adds_elsewhere(commit: str, sources: Set[str]) -> bool:
+    """Return whether the log's text of a commit only adds files, of other sources than some."""
+    for action in map(json.loads, filter(None, commit.split("\n"))):
+        if not action.keys() <= {"add", "commitInfo", "txn"}:
+            return False
+        if "add" in action and action["add"]["partitionValues"]["source_id"] in sources:
+            return False
+    return True
 
 
 def numbers_in(commit: str) -> dict[str, int]:

@@ -3,8 +3,8 @@
 - A file is on the disk before the commit that names it, and the commit is on the disk when `commit`
   returns: the library does not flush its own writes.
 - A commit carries an application transaction for each given name. It is refused if a commit with
-  one of these names came in between, or any commit of another program. So a writer that names the
-  transactions it read cannot add anything twice.
+  one of these names came in between, or one of another program that does more than add files of
+  other sources. So a writer that names the transactions it read cannot add anything twice.
 - The library must not decide that: of two commits that remove a file, it accepts both if the first
   is an OPTIMIZE, and the rows are there twice.
 - The folders are for people. Only the log says which partition a file belongs to, so that a source
@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -53,6 +53,7 @@ from ladon_storage.sinks.delta.opening import (
     kind_name,
     naming,
     numbers_in,
+    only_adds_elsewhere,
 )
 
 COMMIT_ATTEMPTS = 15
@@ -293,7 +294,9 @@ class ManagedTable:
                 self.refresh()
                 if self.version == on:
                     raise
-                if not all(self._is_apart(n, names) for n in range(on + 1, self.version + 1)):
+                sources = {str((each.partition_values or {}).get("source_id")) for each in actions}
+                came = range(on + 1, self.version + 1)
+                if not all(self._is_apart(version, names, sources) for version in came):
                     raise OvertakenError from error
         else:
             raise OvertakenError
@@ -301,10 +304,17 @@ class ManagedTable:
         if self._folder:
             self._flush_log(before)
 
-    def _is_apart(self, version: int, names: Mapping[str, int]) -> bool:
-        """Return whether a commit is this sink's, with none of some names, so of other files."""
+    def _is_apart(self, version: int, names: Mapping[str, int], sources: Set[str]) -> bool:
+        """Return whether a commit touches no file that one of these names and sources depends on.
+
+        It is this sink's, with none of the names; or another program's that adds files alone.
+        """
         text = self.commit_text(version)
-        return text is not None and is_ours(text) and names.keys().isdisjoint(numbers_in(text))
+        if text is None:
+            return False
+        if is_ours(text):
+            return names.keys().isdisjoint(numbers_in(text))
+        return only_adds_elsewhere(text, sources)
 
     def _flush_log(self, before: int) -> None:
         log = Path(self._folder or "", "_delta_log")

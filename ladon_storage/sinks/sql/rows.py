@@ -53,8 +53,9 @@ VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 
 _HAS_ANY = "SELECT EXISTS (SELECT 1 FROM {table} WHERE source_id = ?)"
 
+# In the order of the key: PostgreSQL would read a large table until it finds a row.
 _CONDITIONS = """
-SELECT EXISTS (SELECT 1 FROM {table} WHERE source_id = ?),
+SELECT (SELECT 1 FROM {table} WHERE source_id = ? ORDER BY record_id LIMIT 1) IS NOT NULL,
 EXISTS (SELECT 1 FROM ladon_deleted WHERE table_name = ? AND source_id = ?),
 EXISTS (SELECT 1 FROM {table} WHERE source_id = ? AND removed_at IS NOT NULL)
 """
