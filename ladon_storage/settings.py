@@ -206,7 +206,13 @@ class StorageSettings(BaseModel):
         raise ConfigurationError(f"The environment is not complete: {text}.")
 
     def with_shared_circuit(self) -> Self:
-        """Return these settings with the circuit that flow runs share, unless they name a store."""
+        """Return these settings with the circuit that runs share, unless they name a store.
+
+        A user without a home has no file for it: each process has a circuit of its own.
+        """
         if self.circuit_url or not self.url or self.is_file:
             return self
-        return self.model_copy(update={"circuit_url": SecretStr(default_url())})
+        try:
+            return self.model_copy(update={"circuit_url": SecretStr(default_url())})
+        except RuntimeError:
+            return self

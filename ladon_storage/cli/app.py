@@ -167,12 +167,12 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     ),
     (
         circuit, "trip", "circuit:trip", None,
-        "Open it: no process calls the service until the timeout is over and a probe succeeds."
+        "Open it: no run calls the service until the timeout is over and a probe succeeds."
         f"{_CIRCUIT_PLACE}",
     ),
     (
         circuit, "reset", "circuit:reset", None,
-        f"Close it: every process may call the service again.{_CIRCUIT_PLACE}",
+        f"Close it: every run may call the service again.{_CIRCUIT_PLACE}",
     ),
     (
         circuit, "automate", "circuit:automate", None,

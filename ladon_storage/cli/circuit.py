@@ -42,7 +42,7 @@ def show(*, service: Service = None, json: Json = False) -> None:
 
 
 def trip(*, service: Service = None, reason: Reason = None, json: Json = False) -> None:
-    """Open it: no process calls the service until the timeout is over and a probe succeeds.
+    """Open it: no run calls the service until the timeout is over and a probe succeeds.
 
     Its record is where runs have it: at circuit_url of ladon.toml for the service of that file,
     else at STORAGE_CIRCUIT_URL, or in a file in Prefect's home.
@@ -51,7 +51,7 @@ def trip(*, service: Service = None, reason: Reason = None, json: Json = False) 
 
 
 def reset(*, service: Service = None, reason: Reason = None, json: Json = False) -> None:
-    """Close it: every process may call the service again.
+    """Close it: every run may call the service again.
 
     Its record is where runs have it: at circuit_url of ladon.toml for the service of that file,
     else at STORAGE_CIRCUIT_URL, or in a file in Prefect's home.

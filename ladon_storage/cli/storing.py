@@ -13,7 +13,7 @@ from ladon_storage.project.project import Project
 async def checked_storage(
     project: Project | None, named: Callable[[str], Awaitable[str]]
 ) -> CheckedStorage:
-    """Return the storage, which was healthy just now.
+    """Return the storage, which was healthy just now, with the circuit that all runs share.
 
     Args:
         project: The file, which may name the storage.
@@ -23,7 +23,7 @@ async def checked_storage(
         ConfigurationError: The settings make no sense.
         StorageUnhealthyError: It is unhealthy, in production.
     """
-    settings = await settings_of(project)
+    settings = (await settings_of(project)).with_shared_circuit()
     share_hosts_of(settings)
     await check_health(settings)
     return CheckedStorage(shared_client(settings), named)

@@ -58,6 +58,10 @@ async def push_metrics(instance: str) -> bool:
         await asyncio.to_thread(push)
     except (OSError, ValueError) as error:  # urllib's are OSErrors
         # Its address may hold a password.
-        logger.warning("The metrics could not be pushed (%s)", type(error).__name__)
+        logger.warning(
+            "The metrics could not be pushed (%s). See whether %s names a Pushgateway.",
+            type(error).__name__,
+            PUSHGATEWAY_VARIABLE,
+        )
         return False
     return True

@@ -52,7 +52,14 @@ async def source_slot(
     Raises:
         SourceBusyError: The slot was not free within ``seconds``.
     """
-    if os.environ.get(CONCURRENCY_VARIABLE) != "queue" or when_busy != "fail":
+    asked = os.environ.get(CONCURRENCY_VARIABLE, "")
+    if asked not in ("", "queue"):
+        logger.warning(
+            "%s is %r, which is off; 'queue' lets runs of one source wait for each other.",
+            CONCURRENCY_VARIABLE,
+            asked[:100],
+        )
+    if asked != "queue" or when_busy != "fail":
         yield
         return
     name = limit_name(source_id)

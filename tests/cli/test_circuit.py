@@ -13,6 +13,10 @@ from ladon_storage import cli
 from ladon_storage.circuit.stores.sqlite import SqliteStore
 from ladon_storage.circuit.urls import SharedCircuit, circuit_of, default_url
 from ladon_storage.errors import CircuitOpenError
+from ladon_storage.testing.feed_server import FeedServer
+from tests.cli.called import Command
+from tests.cli.feeds import catalogue, kev
+from tests.service import embedded_service
 
 
 @pytest.fixture
@@ -156,3 +160,38 @@ def test_circuit_is_data_for_programs(
         facts = json.loads(capsys.readouterr().out)
         assert (facts["state"], facts["service"]) == ("open", "http://storage.example:8000")
         assert 0 < facts["probe_in_seconds"] <= 60
+
+
+@pytest.mark.parametrize("verb", ["collect", "reconcile", "backfill"])
+@pytest.mark.parametrize("place", ["file", "variable"])
+@pytest.mark.parametrize("store", ["default", "STORAGE_CIRCUIT_URL"])
+async def test_tripped_circuit_stops_runs_without_prefect(
+    ladon: Command, verb: str, place: str, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an operator trips, runs do not call, wherever the service and the store are named."""
+    if store != "default":
+        monkeypatch.setenv(store, f"sqlite:///{ladon.folder}/own.db")
+    async with embedded_service(ladon.folder / "w.db") as address, FeedServer() as feed:
+        if place == "file":
+            ladon.write("ladon.toml", f'[storage]\nurl = "{address}"\n')
+        else:
+            monkeypatch.setenv("STORAGE_SERVICE_URL", address)
+        assert (await ladon.later("circuit", "trip", "--reason", "moving")).code == 0
+        span = ("2024-01-01", "2024-01-02") if verb == "backfill" else ()
+        ran = await ladon.later(verb, kev(feed), *span, "--sink", "sqlite:///r.db", "--no-prefect")
+    assert ran.code == 1
+    assert "circuit" in ran.out + ran.err
+    assert not feed.requests
+
+
+@pytest.mark.parametrize("home", ["file", "~no-such-user-of-this-host"])
+async def test_run_whose_circuit_cannot_be_shared_has_its_own(
+    ladon: Command, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home in which nothing can be written, or none at all, does not fail a run."""
+    ladon.write("file", "no folder")
+    monkeypatch.setenv("PREFECT_HOME", home)
+    async with embedded_service(ladon.folder / "w.db") as address, FeedServer(catalogue(1)) as feed:
+        monkeypatch.setenv("STORAGE_SERVICE_URL", address)
+        ran = await ladon.later("collect", kev(feed), "--sink", "sqlite:///r.db", "--no-prefect")
+    assert ran.code == 0, ran.err

@@ -78,6 +78,7 @@ async def test_gateway_that_is_away_fails_nothing(
     monkeypatch.setenv(PUSHGATEWAY_VARIABLE, f"http://user:s3cret@127.0.0.1:{free_port()}")
     assert not await push_metrics("kev")
     assert "could not be pushed" in caplog.text
+    assert PUSHGATEWAY_VARIABLE in caplog.text
     assert "s3cret" not in caplog.text
 
 

@@ -18,11 +18,13 @@ from prefect.client.schemas.filters import (
 )
 from prometheus_client import REGISTRY
 
+from ladon_storage import events as emitting
 from ladon_storage.collection.ledger import ExtractionResult
 from ladon_storage.collection.records import Page, Reject
 from ladon_storage.collection.summaries import summary
 from ladon_storage.errors import SourceError
 from ladon_storage.flows import artifacts as reports
+from ladon_storage.flows.backfill import backfill
 from ladon_storage.flows.collect import collect
 from ladon_storage.settings import StorageSettings
 from ladon_storage.testing.doubles import ScriptedSource, at, record
@@ -209,6 +211,26 @@ async def test_backfill_shows_its_range(storage: StorageSettings, tmp_path: Path
     page = await page_of("past")
     assert "| backfill | 2024-01-01 00:00:00 UTC to 2024-01-01 00:02:00 UTC |" in page
     assert "watermark" not in page
+
+
+async def test_range_is_an_event_of_collect_and_none_of_backfill(
+    storage: StorageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A range of `collect` marks its event as a backfill; an automation can leave it out."""
+    emitted: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(
+        emitting, "emit_event", lambda event, *, payload, **_: emitted.append((event, payload))
+    )
+    await collect(
+        ScriptedSource([[record("1", 1)]], source_id="ranged"),
+        sink(tmp_path), storage, since=at(0), until=at(2),
+    )  # fmt: skip
+    [(event, report)] = emitted
+    assert (event, report["backfill"]) == ("ladon.collection.completed", True)
+    assert report["watermark_before"] is report["watermark_after"] is None
+    source = ScriptedSource([[record("1", 1)]], source_id="windows")
+    await backfill(source, at(0), at(2), sink(tmp_path), storage)
+    assert len(emitted) == 1
 
 
 @pytest.mark.slow

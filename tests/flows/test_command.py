@@ -608,6 +608,19 @@ async def test_sweep_prints_the_runs_that_it_crashed(ladon: Command) -> None:
     assert (await ladon.later("sweep", "--heartbeat", "0")).code == 2
 
 
+@pytest.mark.parametrize("given", ["5", "29.9", "soon", "nan"])
+async def test_sweep_refuses_an_interval_that_no_runs_have(
+    ladon: Command, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would mark live runs as crashed; Prefect's own words for it are not a sentence."""
+    called = await ladon.later("sweep", "--heartbeat", given)
+    assert called.code == 2
+    monkeypatch.setenv("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", given)
+    called = await ladon.later("sweep")
+    assert called.code == 2
+    assert f"PREFECT_FLOWS_HEARTBEAT_FREQUENCY is {given}. " in called.sentence
+
+
 @pytest.mark.parametrize("more", [[], ["--serve", "--pool", "x"], ["--serve", "--dry-run"]])
 def test_table_of_deployments_is_only_served(ladon: Command, more: list[str]) -> None:
     """What Prefect's own command does with a prefect.yaml is left to it."""

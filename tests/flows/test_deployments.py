@@ -336,11 +336,17 @@ async def test_run_goes_on_where_prefect_gives_or_releases_no_slot(
     assert caplog.text.count("out of order") == 2
 
 
-async def test_turns_are_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the variable two runs get on at once; the watermark keeps them apart."""
-    monkeypatch.delenv(CONCURRENCY_VARIABLE, raising=False)
+@pytest.mark.parametrize("asked", ["", "que"])
+async def test_turns_are_off_unless_asked_for(
+    asked: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two runs get on at once; the watermark keeps them apart. A value with a mistake is told."""
+    monkeypatch.setenv(CONCURRENCY_VARIABLE, asked)
     async with source_slot("kev"), source_slot("kev"):
         pass
+    told = [each.message for each in caplog.records if CONCURRENCY_VARIABLE in each.message]
+    assert bool(told) is bool(asked)
+    assert all("'que'" in each and "'queue'" in each for each in told)
 
 
 async def test_logo_is_where_the_service_is(tmp_path: Path, forks: Forks) -> None:

@@ -16,7 +16,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -34,9 +34,9 @@ from ladon_storage.cli.reference import reference as commands
 from ladon_storage.project import SinkTable, SourceTable, StorageTable
 from ladon_storage.project.tables import CollectManyTable
 from ladon_storage.server.openapi import document
+from ladon_storage.server.serving import serving
 from ladon_storage.sources import KINDS, RestApi
 from tests.documents import ROOT
-from tests.service import embedded_service
 
 PAGES = ROOT / "docs" / "reference"
 PACKAGE = ROOT / "ladon_storage"
@@ -188,10 +188,11 @@ def service_instruments() -> str:
 
 
 async def scraped() -> str:
-    """Return what a Storage Service shows of a source that it knows."""
+    """Return what a Storage Service shows of a source that it knows, and which has a limit."""
+    limits = {"kev": timedelta(days=1)}
     with TemporaryDirectory() as folder:
         async with (
-            embedded_service(Path(folder) / "storage.db") as address,
+            serving(Path(folder) / "storage.db", limits=limits) as address,
             StorageServiceClient(address) as client,
             ClientSession() as session,
         ):

@@ -102,8 +102,9 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {f"storage_service_conflicts_total{OF_KEV}": "7x40"},
     ),
     "StorageClientCircuitBreakerOpen": (
-        {'storage_client_circuit_breaker_state{instance="w"}': "1x40"},
-        {'storage_client_circuit_breaker_state{instance="w"}': "2x40"},
+        # Each probe of a service that hangs is half open for as long as its timeout.
+        {'storage_client_circuit_breaker_state{instance="w"}': " ".join(["1 1 2"] * 14)},
+        {'storage_client_circuit_breaker_state{instance="w"}': " ".join(["1 1 2 0"] * 11)},
     ),
     "StorageClientHighErrorRate": (
         {

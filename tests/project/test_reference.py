@@ -42,6 +42,13 @@ def test_variables_of_the_code_are_those_of_the_reference() -> None:
     assert sorted(named) == sorted(reference.variables_of_the_code())
 
 
+def test_metrics_of_a_source_have_its_label() -> None:
+    """No metric of one source is shown without the label by which a query chooses it."""
+    rows = [row for row in reference.service_instruments().splitlines() if "source's" in row]
+    assert len(rows) > 10
+    assert [row for row in rows if "`source_id`" not in row] == []
+
+
 def test_events_of_the_code_are_those_of_the_reference() -> None:
     """The page names each event that a flow or the command emits, and no other."""
     text = (reference.PAGES / "events.md").read_text("utf-8")
