@@ -44,11 +44,19 @@ async def shown(address: str, authority: trustme.CA) -> bytes:
     return found
 
 
-async def test_service_speaks_https(tmp_path: Path, authority: trustme.CA) -> None:
+@pytest.fixture
+def trusted(authority: trustme.CA) -> ssl.SSLContext:
+    """What a client trusts that knows the authority."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+async def test_service_speaks_https(
+    tmp_path: Path, authority: trustme.CA, trusted: ssl.SSLContext
+) -> None:
     """With a certificate the address is https, and a client that trusts its issuer is answered."""
     certificate = Certificate(*written(authority, tmp_path))
-    trusted = ssl.create_default_context()
-    authority.configure_trust(trusted)
     async with (
         serving(tmp_path / "w.db", certificate=certificate) as address,
         calling(address) as call,
@@ -59,13 +67,15 @@ async def test_service_speaks_https(tmp_path: Path, authority: trustme.CA) -> No
 
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03"], ids=["nothing", "a beginning"])
 async def test_connections_without_a_handshake_have_places(
-    tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, sent: bytes
+    tmp_path: Path,
+    authority: trustme.CA,
+    trusted: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: bytes,
 ) -> None:
     """They give way to new ones as those that send no request do, and keep nobody out."""
     monkeypatch.setattr(server, "possible_connections", lambda: 4)
     certificate = Certificate(*written(authority, tmp_path))
-    trusted = ssl.create_default_context()
-    authority.configure_trust(trusted)
     async with (
         serving(tmp_path / "w.db", certificate=certificate) as address,
         calling(address) as call,
