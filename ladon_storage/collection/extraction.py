@@ -47,7 +47,7 @@ from ladon_storage.collection.protocols import (
 )
 from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Columns, Page, Record
-from ladon_storage.collection.resume import ResumePoint, latest
+from ladon_storage.collection.resume import ResumePoint, back, latest
 from ladon_storage.collection.reversions import Reversions
 from ladon_storage.collection.vanished import Vanished
 from ladon_storage.errors import ConfigurationError, SinkError
@@ -63,6 +63,7 @@ LISTED = "0" * 30
 _LATER = timedelta(seconds=1)
 """A later time at any sink, of which one may keep whole seconds."""
 
+_INSTANT = timedelta.resolution
 _LONGEST_LEAD = timedelta(days=1)
 """The most by which a source's clock may be ahead, or behind unmentioned."""
 
@@ -99,10 +100,12 @@ class Extraction:
         self._remembers = lease is not None and supports(sink, SupportsPosition)
         self._position = start.position
         self._declares_order = bool(getattr(source, "ordered", False))
-        is_guaranteed = self._declares_order and bool(getattr(source, "order_guaranteed", False))
+        self._is_guaranteed = self._declares_order and bool(
+            getattr(source, "order_guaranteed", False)
+        )
         self._order_shown = start.position is not None and start.position.order_shown
-        self._is_ordered = self._declares_order and (is_guaranteed or self._order_shown)
-        self._learns_order = self._declares_order and not is_guaranteed
+        self._is_ordered = self._declares_order and (self._is_guaranteed or self._order_shown)
+        self._learns_order = self._declares_order and not self._is_guaranteed
         self._is_full_snapshot = lease is not None and getattr(
             source, "full_snapshot", source.overlap is None
         )
@@ -197,10 +200,20 @@ class Extraction:
             # Possible reversions of the source are not durable before the end.
             is_sound = counts.in_order and not has_changed(counts, self._limits)
             is_sound = is_sound and not self._reversions.are_pending
-            promoted = latest(self._start.durable, counts.highest if is_sound else None)
+            promoted = latest(self._start.durable, self._passed() if is_sound else None)
         await self._write(Page.of(pages), promoted)
         if promoted is not None and not self._reversions.are_pending:
             await self._checkpoint(promoted)
+
+    def _passed(self) -> datetime | None:
+        """Return the instant up to which an ordered source is read; ``None``: not known."""
+        counts = self._counts
+        if self._is_guaranteed or counts.highest is None:
+            return counts.highest
+        if not counts.has_risen:  # the settings may be others than those that had the order
+            return None
+        # More records of that instant may come, which its API may leave out of a range from there.
+        return counts.highest if self._source.overlap else back(counts.highest, _INSTANT)
 
     def _count(self, page: Page) -> Page:
         """Count the delivered page, and return the part of it that is stored."""
@@ -314,7 +327,7 @@ class Extraction:
         counts.new += len(result.new)
         counts.changed += len(result.changed)
         self._reversions.note(page.records, result.superseded)
-        if counts.is_first or self._lease is None:
+        if counts.is_first or self._lease is None or self._start.has_other_settings:
             return
         now = self._horizon + (self._run.clock() - self._began)
         times = [*_times_of(result.new), *_times_of(result.changed)]

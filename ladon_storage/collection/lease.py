@@ -124,6 +124,11 @@ class SourceLease:
         self._answer: Watermark | None = None
         """The answer to that write."""
 
+    @property
+    def reading_digest(self) -> object:
+        """The ``reading_digest`` of the source in its last complete run; ``None``: unknown."""
+        return (getattr(self.stored, "ledger", None) or {}).get("reading_digest")
+
     async def read(self) -> bool:
         """Read the watermark, and return whether the source is free for this run.
 

@@ -91,6 +91,9 @@ class Source(Protocol):
     - ``ignores_range`` (``overlap is None``): the source delivers all its records, whatever the
       requested range. So an empty response, after others with records, is an error.
     - ``uses_known`` (``False``): ``pages`` takes a third argument, a `KnownContent`.
+    - ``reading_digest`` (``None``): a text that is another one where the settings are others that
+      decide which records are read, and as what. A run that finds another one says so: what is
+      before its range is not read.
     """
 
     @property

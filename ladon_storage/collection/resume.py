@@ -51,6 +51,8 @@ class ResumePoint:
         gap: The records that the source no longer has.
         document: The digest of the document whose records are all in the sink; ``None``: read it.
         sink_behind: The range that the watermark covers and the sink does not have.
+        has_other_settings: Whether other records are asked for than the last complete run did, so
+            that a record with an early time is not late.
     """
 
     instant: datetime | None
@@ -60,6 +62,7 @@ class ResumePoint:
     gap: Gap | None = None
     document: str | None = None
     sink_behind: SinkBehind | None = None
+    has_other_settings: bool = False
 
 
 async def plan_resume(source: Source, sink: Sink, lease: SourceLease, run: Run) -> ResumePoint:
@@ -79,7 +82,7 @@ async def plan_resume(source: Source, sink: Sink, lease: SourceLease, run: Run) 
     else:
         durable, behind = lease.before, None
     if durable is None or durable == EMPTY_WATERMARK:
-        origin = _origin(source, lease, limits, now)
+        origin = _origin(source, lease, position, limits, now)
         # A later run resumes here if there is nothing yet: its own lookback would begin later.
         return ResumePoint(origin, origin or durable, position, origin, sink_behind=behind)
     asked = back(durable, source.overlap)
@@ -87,6 +90,8 @@ async def plan_resume(source: Source, sink: Sink, lease: SourceLease, run: Run) 
     if origin is not None and durable < origin:  # an operator went back behind it
         origin = asked
     _warn_of_lookback(source, now, limits, origin)
+    if has_other_settings := _has_other_settings(source, lease):
+        _warn_of_settings(source, asked)
     is_continued = position is not None and position.timestamp == durable
     return ResumePoint(
         asked,
@@ -96,6 +101,7 @@ async def plan_resume(source: Source, sink: Sink, lease: SourceLease, run: Run) 
         _gap(source, durable, now),
         position.document if position and is_continued else None,
         behind,
+        has_other_settings,
     )
 
 
@@ -135,14 +141,23 @@ async def _last_sane(
     return sane
 
 
-def _origin(source: Source, lease: SourceLease, limits: Limits, now: datetime) -> datetime | None:
-    """Return the origin of a source's collection into a sink without its records."""
-    origin = back(now, limits.initial_lookback)
-    if origin is None or lease.before is None or lease.before == EMPTY_WATERMARK:
-        return origin
-    # Records since the watermark were never collected, however long ago that is.
-    resumed = back(lease.before, source.overlap)
-    return None if resumed is None else min(origin, resumed)
+def _origin(
+    source: Source,
+    lease: SourceLease,
+    position: Position | None,
+    limits: Limits,
+    now: datetime,
+) -> datetime | None:
+    """Return the origin of a source's collection where sink or watermark know nothing of it.
+
+    Records since what the other one knows were never collected, however long ago that is.
+    """
+    known = (lease.before, position.timestamp if position else None)
+    origins = [back(now, limits.initial_lookback)] + [
+        back(each, source.overlap) for each in known if each not in (None, EMPTY_WATERMARK)
+    ]
+    bounds = [each for each in origins if each is not None]
+    return min(bounds) if len(bounds) == len(origins) else None
 
 
 def _durable(
@@ -198,6 +213,23 @@ def _warn_of_lookback(
         f"The initial lookback of source {source.source_id!r} reaches back to {asked.isoformat()}, "
         f"and it is collected from {origin.isoformat()} on; collect what is before by a backfill: "
         f"since={asked.isoformat()}, until={origin.isoformat()}.",
+    )
+
+
+def _has_other_settings(source: Source, lease: SourceLease) -> bool:
+    before, now = lease.reading_digest, getattr(source, "reading_digest", None)
+    return None not in (before, now) and before != now
+
+
+def _warn_of_settings(source: Source, asked: datetime | None) -> None:
+    if asked is None or getattr(source, "ignores_range", source.overlap is None):
+        return  # everything is read
+    _tell(
+        logging.WARNING,
+        source,
+        f"The settings of source {source.source_id!r} that decide what it reads have changed since "
+        f"its last complete run, and this one reads from {asked.isoformat()} on; collect what they "
+        f"now include of before by a backfill: until={asked.isoformat()}.",
     )
 
 

@@ -243,11 +243,14 @@ async def run(
                 collected = await extract(source, sink, this, lease)
             collected = _with_lateness(collected, lease)
             after = latest(lease.before, collected.candidate)
-            await lease.commit(after, collected.records_written, _kept(collected, source))
+            kept = _kept(collected, source, getattr(source, "reading_digest", None))
+            await lease.commit(after, collected.records_written, kept)
     except BaseException as error:
         # A coroutine that is being closed cannot await; after a conflict another run is in charge.
         if not isinstance(error, WatermarkConflictError | GeneratorExit):
-            await lease.abort(error, _kept(_with_lateness(so_far, lease), source))
+            # What a run with other settings did not read is told until one has read it all.
+            kept = _kept(_with_lateness(so_far, lease), source, lease.reading_digest)
+            await lease.abort(error, kept)
         raise
     return _report(source, run_id, collected, began, before=lease.before, after=after)
 
@@ -286,13 +289,14 @@ def _with_lateness(collected: ExtractionResult, lease: SourceLease) -> Extractio
     return collected.model_copy(update={"lateness": lateness})
 
 
-def _kept(collected: ExtractionResult, source: Source) -> dict[str, Any]:
+def _kept(collected: ExtractionResult, source: Source, reading_digest: object) -> dict[str, Any]:
     """Return the ledger in the form that the service stores, with the numbers of its metrics."""
     late = collected.lateness.quantile(0.99)
     return {
         **collected.model_dump(mode="json", exclude={"candidate"}, exclude_none=True),
         **({} if late is None else {"lateness_p99_seconds": late.total_seconds()}),
         **({"overlap_seconds": source.overlap.total_seconds()} if source.overlap else {}),
+        **({"reading_digest": reading_digest} if isinstance(reading_digest, str) else {}),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -39,6 +40,32 @@ def overlap_field(default: timedelta, more: str = "") -> Any:
 
 SETTINGS = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 """The settings identify a run: they are immutable, a misspelt one is refused, none is printed."""
+
+
+_READING = frozenset(
+    (
+        *("kind", "via", "url", "method", "params", "body", "filters", "since"),
+        *("records", "records_keyed_by_id", "id", "timestamps", "timestamp_format", "zone"),
+        *("paging", "table", "schema_name", "id_column", "timestamp_column", "columns"),
+    )
+)
+
+
+class SourceSettings(BaseModel):
+    """The settings of a source."""
+
+    model_config = SETTINGS
+
+    @property
+    def reading_digest(self) -> str:
+        """The digest of the settings that decide which records are read, and as what.
+
+        A setting that has its default changes nothing, so that a new one does not.
+        """
+        given = self.model_dump_json(include=set(_READING), exclude_defaults=True)
+        # A way of paging is its class, and may have defaults alone.
+        kinds = [type(getattr(self, each, None)).__name__ for each in _READING]
+        return blake2b(f"{given}{sorted(kinds)}".encode(), digest_size=8).hexdigest()
 
 
 class Rate(BaseModel):

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from ladon_storage.collection.protocols import KnownContent
 from ladon_storage.collection.records import Page, paged
@@ -23,6 +23,7 @@ from ladon_storage.sources.fields import (
     SETTINGS,
     SOURCE_ID_TEXT,
     Connection,
+    SourceSettings,
     connection_field,
 )
 from ladon_storage.sources.http.client import SourceHttp, source_http
@@ -44,7 +45,7 @@ from ladon_storage.values import SourceId
 _ENTRIES = ItemReader("cveID", ("dateAdded",), any_timestamps())
 
 
-class Kev(BaseModel):
+class Kev(SourceSettings):
     """CISA's catalogue of known exploited vulnerabilities.
 
     >>> Kev().overlap is None  # each run reads the whole catalogue

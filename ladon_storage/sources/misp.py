@@ -14,7 +14,7 @@ from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, JsonValue, model_validator
 
 from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.protocols import KnownContent
@@ -25,6 +25,7 @@ from ladon_storage.sources.fields import (
     SOURCE_ID_TEXT,
     Connection,
     Overlap,
+    SourceSettings,
     connection_field,
     overlap_field,
 )
@@ -38,7 +39,7 @@ from ladon_storage.values import SourceId
 _OURS = frozenset({"returnFormat", "limit", "page", "order", "timestamp"})
 
 
-class Misp(BaseModel):
+class Misp(SourceSettings):
     """MISP's events, each with its attributes and objects.
 
     >>> Misp(via="feed", url="https://feeds.example.org/osint/").full_snapshot

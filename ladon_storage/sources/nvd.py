@@ -15,7 +15,7 @@ from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.ranges import TimeRange
@@ -27,6 +27,7 @@ from ladon_storage.sources.fields import (
     Connection,
     Overlap,
     Rate,
+    SourceSettings,
     connection_field,
     overlap_field,
 )
@@ -44,7 +45,7 @@ RATE_WITH_KEY = Rate(requests=50, seconds=30)
 _FORM = "%Y-%m-%dT%H:%M:%S.000+00:00"
 
 
-class Nvd(BaseModel):
+class Nvd(SourceSettings):
     """The vulnerabilities of NVD.
 
     >>> Nvd().overlap

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from ladon_storage.collection.credentials import SecretName
 from ladon_storage.collection.records import Page
@@ -23,6 +23,7 @@ from ladon_storage.sources.fields import (
     SOURCE_ID_TEXT,
     Connection,
     Overlap,
+    SourceSettings,
     connection_field,
     overlap_field,
 )
@@ -32,7 +33,7 @@ from ladon_storage.sources.rest.source import RestApi, TimeParameter
 from ladon_storage.values import SourceId
 
 
-class Otx(BaseModel):
+class Otx(SourceSettings):
     """The pulses of OTX.
 
     >>> Otx(key="OTX_KEY").source_id

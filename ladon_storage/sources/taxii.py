@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.records import Page
@@ -42,6 +42,7 @@ from ladon_storage.sources.fields import (
     SOURCE_ID_TEXT,
     Connection,
     Overlap,
+    SourceSettings,
     connection_field,
     overlap_field,
 )
@@ -81,7 +82,7 @@ _REFUSED = (*_EXPIRED, 403, 406, 413, 416, 422, 500, 501)
 logger = logging.getLogger("ladon_storage.collection")
 
 
-class Taxii(BaseModel):
+class Taxii(SourceSettings):
     """The objects of a TAXII 2.1 collection, in all their versions.
 
     >>> Taxii(url="https://taxii.example.org/api1/collections/91a7b528/").source_id

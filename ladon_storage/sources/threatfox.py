@@ -17,7 +17,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.protocols import KnownContent, utc_now
@@ -30,6 +30,7 @@ from ladon_storage.sources.fields import (
     SOURCE_ID_TEXT,
     Connection,
     Overlap,
+    SourceSettings,
     connection_field,
     overlap_field,
 )
@@ -64,7 +65,7 @@ _INDICATORS = ItemReader(None, ("first_seen_utc", "last_seen_utc"), any_timestam
 _FOUND = ItemReader("id", ("first_seen", "last_seen"), any_timestamps())
 
 
-class ThreatFox(BaseModel):
+class ThreatFox(SourceSettings):
     """ThreatFox's indicators of compromise.
 
     >>> ThreatFox(overlap=timedelta(hours=6)).source_id

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ladon_storage.collection.credentials import SecretName, resolve_secret
 from ladon_storage.collection.protocols import KnownContent
@@ -35,6 +35,7 @@ from ladon_storage.sources.fields import (
     SOURCE_ID_TEXT,
     Connection,
     Overlap,
+    SourceSettings,
     connection_field,
     overlap_field,
 )
@@ -99,7 +100,7 @@ _URLS = _UrlReader("id", ("date_added", "dateadded", "last_online"), any_timesta
 _ADDED = ItemReader("id", ("date_added", "dateadded"), any_timestamps())
 
 
-class UrlHaus(BaseModel):
+class UrlHaus(SourceSettings):
     """The malware addresses of URLhaus.
 
     >>> UrlHaus().url, UrlHaus(via="api", key="ABUSE_CH_KEY").retention

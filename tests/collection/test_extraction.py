@@ -9,6 +9,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, cast
@@ -670,6 +671,16 @@ async def test_lookback_into_a_dropped_sink_reaches_back_to_the_watermark() -> N
     assert world.asked_from == at(8)
 
 
+async def test_lookback_without_a_watermark_reaches_back_to_the_position() -> None:
+    """A service restored from before the source was there must not skip what came since."""
+    world = World()
+    await world.run([record("1", 10)])
+    del world.storage.stored["feed"]
+    limits = Limits(initial_lookback=timedelta(hours=1))
+    await world.run(limits=limits, overlap=timedelta(minutes=2))
+    assert world.asked_from == at(8)
+
+
 async def test_longer_lookback_later_names_the_backfill(caplog: pytest.LogCaptureFixture) -> None:
     """What is before the first collection does not come by itself."""
     world = World()
@@ -680,6 +691,33 @@ async def test_longer_lookback_later_names_the_backfill(caplog: pytest.LogCaptur
     await world.run(limits=Limits(initial_lookback=timedelta(hours=2)))
     since, until = NOW - timedelta(hours=2), NOW - timedelta(hours=1)
     assert f"backfill: since={since.isoformat()}, until={until.isoformat()}" in caplog.text
+
+
+async def test_changed_settings_name_the_backfill_until_a_run_is_complete(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What a wider filter includes of before the watermark does not come by itself."""
+
+    class Filtered(ScriptedSource):
+        reading_digest = "severity=high"
+
+    world = World()
+    caplog.set_level(logging.WARNING)
+    for _ in range(2):
+        await world.run([record("1", 10)], kind=Filtered, overlap=timedelta(minutes=1))
+    assert not caplog.records
+    Filtered.reading_digest = "severity=any"
+    steps: list[Step] = [SourceError("down"), [record("0", 9), record("2", 20)]]
+    for step in steps:
+        caplog.clear()
+        with suppress(SourceError):
+            await world.run(step, kind=Filtered, overlap=timedelta(minutes=1))
+        assert f"reads from {at(9).isoformat()} on" in caplog.text
+        assert f"by a backfill: until={at(9).isoformat()}" in caplog.text
+        assert "overlap" not in caplog.text
+    caplog.clear()
+    await world.run(kind=Filtered)
+    assert not caplog.records
 
 
 async def test_lookback_before_the_first_year_is_the_beginning() -> None:

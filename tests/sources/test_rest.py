@@ -917,3 +917,28 @@ async def test_page_that_comes_again_with_other_bytes_is_read_again() -> None:
     assert one.items is again.items
     assert other.items == [{"id": "x", "at": "2025"}]
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_digest_of_what_is_read_changes_with_that_alone() -> None:
+    """A change of it is warned of, so nothing else changes it: no default that is written out."""
+    named: dict[str, Any] = {"kind": "rest", "source_id": "list", "timestamps": ["updated"]}
+    named["url"] = "https://api.example/list"
+
+    def digest(**settings: Any) -> str:
+        return str(source_from({**named, **settings}).reading_digest)  # type: ignore[attr-defined]
+
+    plain = digest()
+    for same in (
+        {"source_id": "other", "overlap": 3, "retention": 9, "rate": {"requests": 1, "seconds": 1}},
+        {"id": "id", "method": "GET", "key": "KEY", "connection": {"timeout": 9}},
+    ):
+        assert digest(**same) == plain
+    changes: tuple[dict[str, Any], ...] = (
+        {"params": {"severity": "high"}},
+        {"id": "uuid"},
+        {"timestamps": ["created"]},
+        {"paging": {"kind": "link"}},
+        {"paging": {"kind": "page"}},
+        {"since": {"parameter": "after"}},
+    )
+    assert len({plain, *(digest(**each) for each in changes)}) == 1 + len(changes)

@@ -30,6 +30,7 @@ from ladon_storage.sources.fields import (
     Connection,
     Overlap,
     Rate,
+    SourceSettings,
     connection_field,
     overlap_field,
 )
@@ -104,7 +105,7 @@ class TimeParameter(BaseModel):
     )
 
 
-class RestSettings(BaseModel):
+class RestSettings(SourceSettings):
     """The settings of a JSON API."""
 
     model_config = ConfigDict(**SETTINGS, title="JSON API")

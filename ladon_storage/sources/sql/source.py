@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -32,7 +32,13 @@ from ladon_storage.collection.records import (
     paged,
 )
 from ladon_storage.errors import ConfigurationError
-from ladon_storage.sources.fields import SETTINGS, SOURCE_ID_TEXT, Overlap, overlap_field
+from ladon_storage.sources.fields import (
+    SETTINGS,
+    SOURCE_ID_TEXT,
+    Overlap,
+    SourceSettings,
+    overlap_field,
+)
 from ladon_storage.sources.sql.database import DatabaseThread, parsed_address
 from ladon_storage.sources.sql.rows import TableRows
 from ladon_storage.sources.sql.sessions import is_tested, with_driver
@@ -73,7 +79,7 @@ def check_address(value: str) -> str:
     return value
 
 
-class SqlTable(BaseModel):
+class SqlTable(SourceSettings):
     """The rows of a table or view, each as a JSON object of its columns.
 
     >>> SqlTable(source_id="logins", url="sqlite:///app.db", table="logins").ordered
