@@ -202,6 +202,7 @@ class Transport:
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, StorageError):
                 raise
+            pool.forget_addresses()
             failure = translated(self._address, error, method, self._timeout)
             # An error of the system quotes nothing of the request or of its answer.
             cause = error if isinstance(error, OSError) or not self._address.secrets else None

@@ -307,6 +307,22 @@ async def test_answer_that_is_no_http_is_not_a_400(data: bytes) -> None:
         assert client.circuit_breaker.failure_count == 1
 
 
+@pytest.mark.parametrize("length", [9_000, 2**16])
+async def test_long_header_of_a_gateway_is_read(length: int) -> None:
+    """Policies, cookies in parts and lists of proxies are longer than aiohttp's default."""
+    async with served(watermark("kev", f"Content-Security-Policy: {'x' * length}")) as (client, _):
+        assert await client.get_watermark("kev") is not None
+
+
+async def test_header_that_is_too_long_is_named_as_such() -> None:
+    """What answers is HTTP, and its operator learns what to look for."""
+    async with served(watermark("kev", f"Set-Cookie: {'x' * (2**16 + 1)}")) as (client, _):
+        error = await failure(client)
+    assert isinstance(error, InvalidResponseError)
+    assert f"a header of more than {2**16} bytes" in str(error)
+    assert "not HTTP" not in str(error)
+
+
 def packed(encoding: str, body: bytes) -> bytes:
     return gzip.compress(body, mtime=0) if "gzip" in encoding else zlib.compress(body)
 
