@@ -28,7 +28,7 @@ from ladon_storage.client import metrics, tracing
 from ladon_storage.client.failures import error_type, is_failure, log_fields, refusal, translated
 from ladon_storage.client.pool import Pool, SessionPools
 from ladon_storage.client.redaction import Address
-from ladon_storage.client.responses import Response, unpacked
+from ladon_storage.client.responses import Response, tag_of, unpacked
 from ladon_storage.errors import (
     CircuitUndecidedError,
     InvalidResponseError,
@@ -196,7 +196,8 @@ class Transport:
                     raise refusal(self._address, status, told, method, said)
                 # A gateway may write a `Date` of its own, by a clock that is wrong.
                 date = told.get(SERVICE_TIME) or told.get(hdrs.DATE)
-                return Response(status, told.get(hdrs.ETAG), content, date, told.get(BATCH))
+                etag = tag_of(told.get(hdrs.ETAG))
+                return Response(status, etag, content, date, told.get(BATCH))
             finally:
                 response.release()
         except (aiohttp.ClientError, OSError) as error:
