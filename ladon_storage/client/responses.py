@@ -254,17 +254,10 @@ def unhealthy(answer: Response) -> str | None:
     return "it does not say that it is healthy."
 
 
-def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
-    """Return at most ``limit`` bytes and one more of the decompressed ``body``.
-
-    Raises:
-        InvalidResponseError: The body cannot be decompressed.
-    """
+def unpacked(body: bytes, encoding: str, limit: int) -> bytes | None:
+    """Return at most ``limit`` bytes and one more of the decompressed body, or ``None``."""
     windows = {"gzip": 31, "x-gzip": 31, "deflate": 15}
     try:
         return zlib.decompressobj(windows[encoding]).decompress(body, limit + 1)
     except (KeyError, zlib.error):
-        raise InvalidResponseError(
-            f"The Storage Service's answer cannot be unpacked from {encoding[:50]!r}; see what "
-            "answers at its address."
-        ) from None
+        return None

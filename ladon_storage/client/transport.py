@@ -235,7 +235,13 @@ class Transport:
             body = b"".join(chunks)
         encoding = response.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
         if encoding != "identity" and len(body) <= limit:
-            body = unpacked(body, encoding, limit)
+            whole = unpacked(body, encoding, limit)
+            if whole is None:
+                raise InvalidResponseError(
+                    f"{self._address.place} answered in {self._address.redact(encoding)[:50]!r}, "
+                    "from which it cannot be unpacked; see what answers there."
+                )
+            body = whole
         if len(body) > limit:
             raise InvalidResponseError(
                 f"{self._address.place} answered more than {limit} bytes; see what answers there.",
