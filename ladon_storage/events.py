@@ -2,10 +2,13 @@
 
 The events are ``ladon.circuit.opened``, ``ladon.circuit.half-opened`` and ``ladon.circuit.closed``;
 their resource is the service. Only the process that made a change emits it.
+
+An event that cannot be emitted is logged: what it is about has happened.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from prefect.events import emit_event
@@ -13,6 +16,9 @@ from prefect.settings import PREFECT_API_URL
 
 from ladon_storage.circuit.breaker import CircuitChange, CircuitState
 from ladon_storage.circuit.urls import service_key
+from ladon_storage.errors import told
+
+logger = logging.getLogger(__name__)
 
 OPENED, HALF_OPENED, CLOSED = (
     f"ladon.circuit.{each}" for each in ("opened", "half-opened", "closed")
@@ -36,13 +42,13 @@ def resource_id(address: str) -> str:
 
 def emit_change(service: str, change: CircuitChange) -> None:
     """Emit ``change`` as an event; a failure to do so is only logged."""
-    emit_event(
+    _emit(
         _EVENTS[change.after],
-        resource={
+        {
             "prefect.resource.id": resource_id(service),
             "prefect.resource.name": f"Storage Service at {service_key(service)}",
         },
-        payload={
+        {
             "before": change.before.value,
             "after": change.after.value,
             "reason": change.reason,
@@ -67,12 +73,19 @@ COLLECTED, SKIPPED, FAILED, GAP, MISSED, STALE = (
 
 
 def emit_of_source(event: str, source_id: str, payload: dict[str, Any]) -> None:
-    """Emit a source's outcome; the source is the event's resource."""
-    emit_event(
+    """Emit a source's outcome, whose resource is the source; a failure to do so is only logged."""
+    _emit(
         event,
-        resource={
+        {
             "prefect.resource.id": f"ladon.source.{source_id}",
             "prefect.resource.name": source_id,
         },
-        payload=payload,
+        payload,
     )
+
+
+def _emit(event: str, resource: dict[str, str], payload: dict[str, Any]) -> None:
+    try:
+        emit_event(event, resource=resource, payload=payload)
+    except Exception as error:  # Prefect's own: one that is too large
+        logger.warning("Prefect could not emit the event %s: %s", event, told(error))

@@ -61,17 +61,22 @@ class RawServer:
     Args:
         script: The replies; a callable makes one of the request's bytes.
         tls: Makes it speak TLS.
+        host: Its address.
+        port: Its port; any free one unless given.
     """
 
     def __init__(
         self,
         *script: Reply | Callable[[bytes], Reply],
         tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        port: int | None = None,
     ) -> None:
         self.requests: list[bytes] = []
         self.connections = 0
         self._script = list(script)
         self._tls = tls
+        self._host, self._port = host, port or 0
         self._arrived: asyncio.Queue[bytes] = asyncio.Queue()
         self._leaving = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -80,10 +85,12 @@ class RawServer:
     @property
     def url(self) -> str:
         """Its address."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
+        return f"{'https' if self._tls else 'http'}://{self._host}:{self._port}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self._server = await asyncio.start_server(
+            self._serve, self._host, self._port, ssl=self._tls
+        )
         self._port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -2,14 +2,16 @@
 
 - The service's own 404 on GET is a normal response. A gateway's 404, which means that the service
   is gone, is a failure.
-- The additions to the base contract are used only after a response of the service had an ``ETag``.
-  From then on they are: a gateway or a cache may drop the tag of one response.
+- The additions to the base contract are used only after a response of the service had a version as
+  its ``ETag``: a framework may tag any service's responses by their content. From then on they are:
+  a gateway or a cache may drop the tag of one response.
 - A version that the caller gives is always sent. Without it a write would be unfenced unnoticed.
 - No secret leaves: see `redaction`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from functools import lru_cache
@@ -31,9 +33,11 @@ from ladon_storage.client.redaction import address_of
 from ladon_storage.client.responses import (
     NO_VERSION,
     Response,
+    acknowledged,
     history_of,
     is_about,
     is_own,
+    is_version,
     names_a_route,
     object_of,
     says_nothing,
@@ -45,11 +49,14 @@ from ladon_storage.errors import (
     CircuitOpenError,
     ConfigurationError,
     InvalidResponseError,
+    StorageConnectionError,
     StorageError,
+    StorageResponseError,
     StorageUnhealthyError,
 )
 from ladon_storage.models import (
     BASE_FIELDS,
+    REQUEST_ID,
     UNCONDITIONAL,
     HistoryPage,
     Precondition,
@@ -200,7 +207,7 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
             StorageError: The service did not answer, or not with a watermark.
         """
         url = _url(self._watermarks, check_source_id(source_id))
-        return await self._exchange("GET", source_id, url)
+        return await self._transport.call("GET", source_id, url, self._read_watermark)
 
     async def watermark_history(
         self, source_id: str, *, moved: bool = False, limit: int = 100, before: int | None = None
@@ -235,7 +242,7 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
     ) -> Watermark:
         """Write the outcome of a run, and return the stored watermark.
 
-        A service that has sent no ``ETag`` gets only the base contract's fields, and no
+        A service that has sent no version as ``ETag`` gets only the base contract's fields, and no
         precondition but an ``if_match``.
 
         Raises:
@@ -247,7 +254,9 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
         """
         if_match = precondition.if_match
         # Before the first response, a tag can only be one that the service gave to another client.
-        extended = if_match is not None if self._shown_additions is None else self._shown_additions
+        extended = self._shown_additions
+        if extended is None and if_match is not None:
+            extended = if_match == "*" or is_version(if_match.partition(",")[0])
         body = update.model_dump_json(
             exclude_none=True, exclude=None if extended else set(_ADDITIONS)
         )
@@ -257,9 +266,9 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
         if extended and precondition.if_none_match:
             headers["If-None-Match"] = "*"
         url = _url(self._watermarks, check_source_id(source_id))
-        stored = await self._exchange("PUT", source_id, url, body.encode(), headers)
-        assert stored is not None  # noqa: S101 - only a GET's 404 is None
-        return stored
+        return await self._transport.call(
+            "PUT", source_id, url, self._read_stored, body.encode(), headers
+        )
 
     async def health_check(self, *, through_circuit: bool = False) -> bool:
         """Return whether the service is healthy, whatever the state of its circuit.
@@ -311,18 +320,6 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
             raise failure
         return False
 
-    async def _exchange(
-        self,
-        method: str,
-        source_id: str,
-        url: URL,
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> Watermark | None:
-        return await self._transport.call(
-            method, source_id, url, self._read_watermark, body, headers
-        )
-
     async def _read_watermark(
         self, answer: Response, source_id: str, pool: Pool
     ) -> Watermark | None:
@@ -332,8 +329,26 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
             await self._believe(answer, source_id, pool)
             return None
         watermark = watermark_of(answer, source_id)
-        self._shown_additions = self.has_additions or watermark.etag is not None
+        self._shown_additions = self.has_additions or is_version(watermark.etag)
         return watermark
+
+    async def _read_stored(self, answer: Response, source_id: str, pool: Pool) -> Watermark:
+        """Return the watermark of the response to a write.
+
+        A base service may answer no more than a status, and a stub always does. The service is
+        believed if it has the watermark when asked for it, or does not answer that.
+        """
+        stored = None if self.has_additions else acknowledged(answer, source_id)
+        if stored is None:
+            watermark = await self._read_watermark(answer, source_id, pool)
+            assert watermark is not None  # noqa: S101 - only a GET's 404 is None
+            return watermark
+        headers = {REQUEST_ID: new_request_id()}
+        with contextlib.suppress(StorageConnectionError, StorageResponseError):
+            url = _url(self._watermarks, source_id)
+            read = await self._transport.send(pool, "GET", url, headers=headers)
+            watermark_of(read, source_id)
+        return stored
 
     async def _read_history(
         self, answer: Response, source_id: str, pool: Pool

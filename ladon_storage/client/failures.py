@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 from aiohttp import hdrs
 
+from ladon_storage.client.pool import MAX_HEADER_BYTES
 from ladon_storage.client.redaction import Address, redact_url
 from ladon_storage.client.responses import object_of
 from ladon_storage.client.retry_after import retry_after as wait_of
@@ -32,6 +33,9 @@ _PLACES = (
     "The token is that of STORAGE_SERVICE_TOKEN or, beside a url in ladon.toml, the one that token "
     "under [storage] names."
 )
+
+_TOO_LONG = "Got more than"
+"""The beginning of aiohttp's text about a header beyond `MAX_HEADER_BYTES`."""
 
 _DISTRUST = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch, ssl.SSLError)
 
@@ -96,9 +100,14 @@ def translated(
             f"({type(error).__name__}); see whether it runs."
         )
     # Among them ClientResponseError: aiohttp's own 400 for what is not HTTP.
+    is_long = isinstance(error, aiohttp.ClientResponseError) and error.message.startswith(_TOO_LONG)
+    what = (
+        f"a header of more than {MAX_HEADER_BYTES} bytes"
+        if is_long
+        else "something that is not HTTP"
+    )
     return InvalidResponseError(
-        f"{place} answered {method} with something that is not HTTP ({type(error).__name__}); "
-        "see what answers there."
+        f"{place} answered {method} with {what} ({type(error).__name__}); see what answers there."
     )
 
 

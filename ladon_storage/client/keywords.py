@@ -39,7 +39,8 @@ class KeywordUpdate(ABC):
         """Write the outcome of a run, and return the stored watermark.
 
         ``failed`` and ``running`` do not move ``last_successful_timestamp``. A service that has
-        sent no ``ETag`` gets only the base contract's fields: none after ``error_message``.
+        sent no version as ``ETag`` gets only the base contract's fields: none after
+        ``error_message``.
 
         Args:
             source_id: The source.

@@ -27,6 +27,9 @@ from ladon_storage.errors import ConfigurationError, PoolTimeoutError
 
 DNS_CACHE_SECONDS = 300
 
+MAX_HEADER_BYTES = 2**16
+"""Bytes of one header: a policy, a cookie or a cursor in it is longer than aiohttp's default."""
+
 FilePath = str | PathLike[str]
 
 # Pools whose sessions are open; the code that closes one takes it out.
@@ -129,6 +132,11 @@ class Pool:
         """Let aiohttp repeat requests whose idle connection was closed."""
         self.session._retry_connection = True  # noqa: SLF001
 
+    def forget_addresses(self) -> None:
+        """Let the next connection look the host's name up again: it may be at another address."""
+        if isinstance(self.session.connector, aiohttp.TCPConnector):
+            self.session.connector.clear_dns_cache()
+
     def drop(self) -> None:
         """Drop the session silently when its loop will not run again."""
         _open.discard(self)
@@ -223,7 +231,11 @@ class SessionPools:
             ttl_dns_cache=DNS_CACHE_SECONDS,
         )
         session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **self._session_options
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            **self._session_options,
         )
         # aiohttp repeats a request whose connection was closed, also on a new one. Before anything
         # has answered, that would double the connections to a service that is down.

@@ -10,8 +10,11 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterable
+from functools import partial
+from urllib.parse import unquote, urlsplit
 
 from prometheus_client import REGISTRY, CollectorRegistry, Metric, push_to_gateway
+from prometheus_client.exposition import basic_auth_handler, default_handler
 from prometheus_client.registry import Collector
 
 import ladon_storage.client.metrics  # noqa: F401 - registers what is pushed
@@ -38,7 +41,8 @@ class _Ours(Collector):
 async def push_metrics(instance: str) -> bool:
     """Push the metrics of this process, if a Pushgateway is configured; return whether it has them.
 
-    A gateway that does not answer is logged, and no error.
+    A push that fails is logged, and no error: the run has stored everything by then. A
+    ``user:password@`` in the gateway's address becomes basic authentication.
 
     Args:
         instance: The group in the gateway, such as the source: its next run replaces them.
@@ -46,18 +50,10 @@ async def push_metrics(instance: str) -> bool:
     gateway = os.environ.get(PUSHGATEWAY_VARIABLE, "").strip()
     if not gateway:
         return False
-    registry = CollectorRegistry()
-    registry.register(_Ours())
-
-    def push() -> None:
-        push_to_gateway(
-            gateway, JOB, registry, grouping_key={"instance": instance}, timeout=PUSH_SECONDS
-        )
-
     try:
-        await asyncio.to_thread(push)
-    except (OSError, ValueError) as error:  # urllib's are OSErrors
-        # Its address may hold a password.
+        await asyncio.to_thread(_push, gateway, instance)
+    except Exception as error:  # also of http.client, and of a collector of this process
+        # Its text may have the address, which may hold a password.
         logger.warning(
             "The metrics could not be pushed (%s). See whether %s names a Pushgateway.",
             type(error).__name__,
@@ -65,3 +61,23 @@ async def push_metrics(instance: str) -> bool:
         )
         return False
     return True
+
+
+def _push(gateway: str, instance: str) -> None:
+    if not gateway.lower().startswith(("http://", "https://")):
+        gateway = f"http://{gateway}"
+    parts = urlsplit(gateway)
+    credentials, at, host = parts.netloc.rpartition("@")
+    user, _, password = map(unquote, credentials.partition(":"))
+    registry = CollectorRegistry()
+    registry.register(_Ours())
+    push_to_gateway(
+        parts._replace(netloc=host).geturl(),
+        JOB,
+        registry,
+        grouping_key={"instance": instance},
+        timeout=PUSH_SECONDS,
+        handler=partial(basic_auth_handler, username=user, password=password)
+        if at
+        else default_handler,
+    )

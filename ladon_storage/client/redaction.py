@@ -8,17 +8,23 @@
 from __future__ import annotations
 
 import base64
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pydantic_core import from_json
 from yarl import URL
 
 from ladon_storage.errors import ConfigurationError, encodings_of, redacted
 
+if TYPE_CHECKING:
+    from ladon_storage.client.masking import Redactor
+
 LONGEST_EXCERPT = 300
 
 
-class Address(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Address:
     """The address of a service: its URL without credentials, their header, and their secrets."""
 
     url: URL
@@ -40,7 +46,14 @@ class Address(NamedTuple):
 
     def redact(self, text: str) -> str:
         """Return the beginning of a text, without the client's secrets."""
-        return redacted(text, self.secrets)[:LONGEST_EXCERPT]
+        return self._mask.of(redacted(text, encodings_of(*self.secrets)))[:LONGEST_EXCERPT]
+
+    @cached_property
+    def _mask(self) -> Redactor:
+        # Only where something failed: the expressions of a long token take a moment.
+        from ladon_storage.client.masking import Redactor
+
+        return Redactor(self.secrets)
 
 
 def address_of(base_url: str, token: str | None) -> Address:
@@ -73,10 +86,10 @@ def address_of(base_url: str, token: str | None) -> Address:
             raise ConfigurationError(
                 "The token of the Storage Service should be visible ASCII characters; set another."
             )
-        return Address(bare, {"Authorization": f"Bearer {token}"}, encodings_of(token))
+        return Address(bare, {"Authorization": f"Bearer {token}"}, (token,))
     if user or password:
         basic = base64.b64encode(f"{user}:{password}".encode()).decode()
-        return Address(bare, {"Authorization": f"Basic {basic}"}, encodings_of(basic, password))
+        return Address(bare, {"Authorization": f"Basic {basic}"}, (basic, password))
     return Address(bare, {}, ())
 
 

@@ -21,7 +21,13 @@ NO_VERSION = '"0"'
 """The embedded service's tag for a source without a version."""
 
 _ADDITIONS = frozenset({"run_id", "lease_seconds", "ledger"})
-"""The fields of a watermark that only the embedded service has, which shows by its tags."""
+"""The fields of a watermark that only the embedded service has, which shows by its versions."""
+
+_BESIDE_STATUS = frozenset(Watermark.model_fields) - _ADDITIONS - {"source_id", "status"}
+"""The fields that an answer without a ``source_id`` needs one of: any stub has a status."""
+
+_VERSION = re.compile(r'"\d+"', re.ASCII)
+"""A tag of the embedded service. Frameworks send others of their own, made of the content."""
 
 _NO_ROUTE = re.compile(
     r"no route|route not found|no such route|cannot get |requested url|upstream|backend|bucket|"
@@ -88,7 +94,7 @@ def _checked(answer: Response, source_id: str) -> Watermark:
             raise ValueError("is no JSON object") from None
         is_named = "source_id" in fields
         wrong = {name for each in error.errors(include_url=False) for name in each["loc"][:1]}
-        is_foreign = answer.etag is None and not wrong.isdisjoint(_ADDITIONS)
+        is_foreign = not is_version(answer.etag) and not wrong.isdisjoint(_ADDITIONS)
         if is_named and not is_foreign:
             raise
         if is_foreign:  # the base service's own, of the same names
@@ -99,11 +105,44 @@ def _checked(answer: Response, source_id: str) -> Watermark:
         raise ValueError("is of another source")
     if watermark.model_fields_set.isdisjoint(("status", "last_successful_timestamp")):
         raise ValueError("has neither status nor last_successful_timestamp")
+    # Any stub says {"status": "ok"}, or "success" beside its data. Taken for a watermark, an outage
+    # is *never collected*.
     is_known = isinstance(watermark.status, WatermarkStatus)
-    if not (is_named or is_known or "last_successful_timestamp" in watermark):
-        # Any stub says {"status": "ok"}. Taken for a watermark, an outage is *never collected*.
-        raise ValueError("has a status that no watermark has, and nothing else of one")
+    needed = _BESIDE_STATUS if is_known else {"last_successful_timestamp"}
+    if not is_named and needed.isdisjoint(watermark.model_fields_set):
+        raise ValueError("has a status, and nothing else of a watermark")
     return watermark
+
+
+def acknowledged(answer: Response, source_id: str) -> Watermark | None:
+    """Return the watermark of a 2xx to a write, if it has a status and nothing else of one."""
+    fields = object_of(answer.body) or {}
+    if (
+        answer.status not in (200, 201)
+        or fields.get("status") not in list(WatermarkStatus)
+        or not ({"source_id"} | _BESIDE_STATUS).isdisjoint(fields)
+    ):
+        return None
+    fields = {name: each for name, each in fields.items() if name not in _ADDITIONS}
+    named = to_json({"source_id": source_id, **fields})
+    return Watermark.from_answer(named, answer.etag, answer.date)
+
+
+def tag_of(header: str | None) -> str | None:
+    """Return the tag that an ``If-Match`` can have of an ``ETag``: a weak one is for caches alone.
+
+    The embedded service sends no weak one, so a version was weakened on its way, as by a gateway
+    that compresses.
+    """
+    if header is None or not header.startswith("W/"):
+        return header
+    tag = header.removeprefix("W/")
+    return tag if is_version(tag) else None
+
+
+def is_version(tag: str | None) -> bool:
+    """Return whether a tag is a version of the embedded service, which shows its additions."""
+    return tag is not None and _VERSION.fullmatch(tag) is not None
 
 
 def history_of(answer: Response, source_id: str) -> HistoryPage:
@@ -215,17 +254,10 @@ def unhealthy(answer: Response) -> str | None:
     return "it does not say that it is healthy."
 
 
-def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
-    """Return at most ``limit`` bytes and one more of the decompressed ``body``.
-
-    Raises:
-        InvalidResponseError: The body cannot be decompressed.
-    """
+def unpacked(body: bytes, encoding: str, limit: int) -> bytes | None:
+    """Return at most ``limit`` bytes and one more of the decompressed body, or ``None``."""
     windows = {"gzip": 31, "x-gzip": 31, "deflate": 15}
     try:
         return zlib.decompressobj(windows[encoding]).decompress(body, limit + 1)
     except (KeyError, zlib.error):
-        raise InvalidResponseError(
-            f"The Storage Service's answer cannot be unpacked from {encoding[:50]!r}; see what "
-            "answers at its address."
-        ) from None
+        return None

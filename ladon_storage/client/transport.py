@@ -28,7 +28,7 @@ from ladon_storage.client import metrics, tracing
 from ladon_storage.client.failures import error_type, is_failure, log_fields, refusal, translated
 from ladon_storage.client.pool import Pool, SessionPools
 from ladon_storage.client.redaction import Address
-from ladon_storage.client.responses import Response, unpacked
+from ladon_storage.client.responses import Response, tag_of, unpacked
 from ladon_storage.errors import (
     CircuitUndecidedError,
     InvalidResponseError,
@@ -196,12 +196,14 @@ class Transport:
                     raise refusal(self._address, status, told, method, said)
                 # A gateway may write a `Date` of its own, by a clock that is wrong.
                 date = told.get(SERVICE_TIME) or told.get(hdrs.DATE)
-                return Response(status, told.get(hdrs.ETAG), content, date, told.get(BATCH))
+                etag = tag_of(told.get(hdrs.ETAG))
+                return Response(status, etag, content, date, told.get(BATCH))
             finally:
                 response.release()
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, StorageError):
                 raise
+            pool.forget_addresses()
             failure = translated(self._address, error, method, self._timeout)
             # An error of the system quotes nothing of the request or of its answer.
             cause = error if isinstance(error, OSError) or not self._address.secrets else None
@@ -233,7 +235,13 @@ class Transport:
             body = b"".join(chunks)
         encoding = response.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
         if encoding != "identity" and len(body) <= limit:
-            body = unpacked(body, encoding, limit)
+            whole = unpacked(body, encoding, limit)
+            if whole is None:
+                raise InvalidResponseError(
+                    f"{self._address.place} answered in {self._address.redact(encoding)[:50]!r}, "
+                    "from which it cannot be unpacked; see what answers there."
+                )
+            body = whole
         if len(body) > limit:
             raise InvalidResponseError(
                 f"{self._address.place} answered more than {limit} bytes; see what answers there.",

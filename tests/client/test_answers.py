@@ -200,6 +200,14 @@ async def test_answer_that_breaks_off_is_a_failure(
         pytest.param(http(200, b'{"status": "healthy"}'), id="a status of a stub"),
         pytest.param(http(200, b'{"status": "error"}', 'ETag: "7"'), id="a stub with a tag"),
         pytest.param(http(200, b'{"status": null}'), id="no status"),
+        pytest.param(http(200, b'{"status": "success"}'), id="a status alone"),
+        pytest.param(http(200, b'{"status": "running", "ledger": 7}'), id="a status and no more"),
+        pytest.param(
+            http(200, b'{"status": "success", "data": %b}' % GOOD), id="a watermark in an envelope"
+        ),
+        pytest.param(
+            http(200, b'{"status": "failed", "message": "Session expired"}'), id="a refusal"
+        ),
         pytest.param(watermark(status=7), id="a wrong status"),
         pytest.param(watermark(last_successful_timestamp=1704110400), id="a number for a time"),
         pytest.param(watermark(last_successful_timestamp="yesterday"), id="a text for a time"),
@@ -254,11 +262,12 @@ async def test_watermark_with_a_wrong_content_type_is_one(type_: str) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"status": "success"},
+        {"status": "failed", "error_message": "boom"},
+        {"status": "running", "records_collected": 0},
         {"last_successful_timestamp": None},
         {"status": "paused", "source_id": "kev", "owner": {"team": 7}},
     ],
-    ids=["only a status", "only a timestamp", "unknown fields and status"],
+    ids=["a failure", "a run", "only a timestamp", "unknown fields and status"],
 )
 async def test_answer_with_few_or_unknown_fields_is_a_watermark(
     fields: dict[str, object], tag: str | None
@@ -270,6 +279,44 @@ async def test_answer_with_few_or_unknown_fields_is_a_watermark(
         assert read is not None
         assert (read.source_id, read.etag) == ("kev", tag)
         assert dict(read) == {"source_id": "kev", **fields}
+
+
+@pytest.mark.parametrize("beside", [{}, {"message": "stored"}, {"ledger": 7}], ids=str)
+@pytest.mark.parametrize(
+    "read",
+    [watermark(), http(403), http(500), Reply(end="reset")],
+    ids=["a watermark", "a refusal", "a failure", "no answer"],
+)
+async def test_write_that_is_answered_by_a_status_alone_is_read_back(
+    read: Reply, beside: dict[str, object]
+) -> None:
+    """A base service may answer little to a write; one that has no watermark then is none."""
+    little = http(200, json.dumps({"status": "success", **beside}).encode())
+    async with served(little, read) as (client, server):
+        stored = await client.update_watermark("kev", NOON)
+        assert (stored.source_id, stored.status, stored.ledger) == ("kev", "success", None)
+        assert client.circuit_breaker.failure_count == 0
+    assert [each.split(b" ", 2)[:2] for each in server.requests[:2]] == [
+        [b"PUT", b"/api/v1/watermarks/kev"],
+        [b"GET", b"/api/v1/watermarks/kev"],
+    ]
+
+
+@pytest.mark.parametrize("read", [http(404), http(404, b'{"error": "no source kev"}')])
+async def test_write_that_is_not_found_afterwards_was_not_stored(read: Reply) -> None:
+    """Something said success, and stored nothing."""
+    async with served(http(200, b'{"status": "success"}'), read) as (client, _):
+        assert isinstance(await failure(client, "PUT"), InvalidResponseError)
+        assert client.circuit_breaker.failure_count == 1
+
+
+async def test_embedded_service_answers_a_write_in_full() -> None:
+    """What has its versions, and answers a status alone, stands before it."""
+    stub = http(200, b'{"status": "success"}')
+    async with served(watermark("kev", 'ETag: "7"'), stub) as (client, server):
+        await ask(client)
+        assert isinstance(await failure(client, "PUT"), InvalidResponseError)
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("at_once", [0, len(HEAD)], ids=["headers", "a body"])
@@ -305,6 +352,22 @@ async def test_answer_that_is_no_http_is_not_a_400(data: bytes) -> None:
         assert error.status is None
         assert not error.transient
         assert client.circuit_breaker.failure_count == 1
+
+
+@pytest.mark.parametrize("length", [9_000, 2**16])
+async def test_long_header_of_a_gateway_is_read(length: int) -> None:
+    """Policies, cookies in parts and lists of proxies are longer than aiohttp's default."""
+    async with served(watermark("kev", f"Content-Security-Policy: {'x' * length}")) as (client, _):
+        assert await client.get_watermark("kev") is not None
+
+
+async def test_header_that_is_too_long_is_named_as_such() -> None:
+    """What answers is HTTP, and its operator learns what to look for."""
+    async with served(watermark("kev", f"Set-Cookie: {'x' * (2**16 + 1)}")) as (client, _):
+        error = await failure(client)
+    assert isinstance(error, InvalidResponseError)
+    assert f"a header of more than {2**16} bytes" in str(error)
+    assert "not HTTP" not in str(error)
 
 
 def packed(encoding: str, body: bytes) -> bytes:

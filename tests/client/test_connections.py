@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from ladon_storage import (
     CircuitBreaker,
@@ -120,6 +122,38 @@ async def test_unknown_host_name_is_a_failure(monkeypatch: pytest.MonkeyPatch) -
         assert isinstance(error.__cause__, aiohttp.ClientConnectorDNSError)
         assert error.transient
         assert client.circuit_breaker.failure_count == 1
+
+
+@pytest.mark.parametrize("left", ["refuses", "stalls"])
+async def test_service_that_moved_is_found_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """After a failure the name is looked up again: a failover by DNS changes its address."""
+    resolve = socket.getaddrinfo
+    address = "127.0.0.1"
+    lookups: list[str] = []
+
+    def look_up(host: str | None, *arguments: Any, **options: Any) -> Any:
+        if host == "storage.example":
+            lookups.append(address)
+            host = address
+        return resolve(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    async with contextlib.AsyncExitStack() as stack:
+        old = await stack.enter_async_context(RawServer(watermark(), Reply(end="stall")))
+        url = f"http://storage.example:{URL(old.url).port}"
+        async with StorageServiceClient(url, timeout=0.2 if left == "stalls" else 10) as client:
+            await ask(client)
+            assert lookups == ["127.0.0.1"]
+            address = "127.0.0.2"
+            if left == "refuses":
+                await stack.aclose()
+            async with RawServer(watermark(), host=address, port=URL(url).port):
+                assert isinstance(await failure(client), StorageConnectionError)
+                await ask(client)
+                await ask(client)
+    assert lookups == ["127.0.0.1", "127.0.0.2"]
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])

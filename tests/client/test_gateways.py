@@ -13,7 +13,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from ladon_storage import InvalidResponseError, StorageError, StorageServiceClient
+from ladon_storage import (
+    InvalidResponseError,
+    StorageError,
+    StorageServiceClient,
+    WatermarkConflictError,
+)
 from tests.raw_server import Reply, http, served, watermark
 from tests.service import embedded_service
 
@@ -186,9 +191,49 @@ async def test_health_check_shows_the_additions_before_the_first_write() -> None
 )
 async def test_either_mark_makes_a_404_the_services_own(own: Reply) -> None:
     """A proxy may take the tag away, and a later service may word it otherwise."""
-    async with served(http(200, b'{"status": "success"}', 'ETag: "7"'), own) as (client, _):
+    async with served(watermark("kev", 'ETag: "7"'), own) as (client, _):
         assert await client.get_watermark("kev") is not None
         assert await client.get_watermark("kev") is None
+
+
+CONTENT_TAGS = {
+    "Express": 'W/"2b-GaMj3mjZbL5Zgsf1eZvgRFVq7Hw"',
+    "Rack": 'W/"9a0364b9e99bb480dd25e1f0284c8555"',
+    "Django": '"9a0364b9e99bb480dd25e1f0284c8555"',
+    "Spring": '"09a0364b9e99bb480dd25e1f0284c8555"',
+    "nginx": '"65937f00-1c5"',
+}
+
+
+@pytest.mark.parametrize("tag", CONTENT_TAGS.values(), ids=list(CONTENT_TAGS))
+async def test_service_that_a_framework_tags_is_a_base_service(tag: str) -> None:
+    """A tag made of the content shows none of the additions, and a weak one fences nothing."""
+    read = watermark("kev", f"ETag: {tag}", run_id=7)
+    none = said({"error": "Watermark not found"}, f"ETag: {tag}")
+    async with served(read, none, read, watermark("nvd")) as (client, server):
+        stored = await client.get_watermark("kev")
+        assert stored is not None
+        assert await client.get_watermark("nvd") is None
+        assert not client.has_additions
+        await client.update_watermark("kev", JANUARY, if_match=stored.etag, run_id="r")
+        await client.update_watermark("nvd", JANUARY, if_none_match=True, run_id="r")
+    conditions = [b"\r\nIf-Match: " in each for each in server.requests[2:]]
+    assert conditions == [not tag.startswith("W/"), False]
+    assert not [each for each in server.requests if b"run_id" in each or b"If-None" in each]
+
+
+@pytest.mark.parametrize(
+    ("if_match", "is_extended"),
+    [('"7"', True), ('"7", "8"', True), ("*", True), ('"65937f00-1c5"', False)],
+)
+async def test_version_of_another_client_shows_what_the_service_is(
+    if_match: str, is_extended: bool
+) -> None:
+    """Before the first answer, a version is the only sign of the embedded service."""
+    async with served(watermark()) as (client, server):
+        await client.update_watermark("kev", JANUARY, if_match=if_match, run_id="r")
+    assert f"\r\nIf-Match: {if_match}\r\n".encode() in server.requests[0]
+    assert (b"run_id" in server.requests[0]) is is_extended
 
 
 async def test_404_that_repeats_a_secret_does_not_tell_it() -> None:
@@ -209,11 +254,14 @@ async def gateway(backend: str, state: dict[str, bool]) -> AsyncIterator[str]:
     async def passed(request: web.Request) -> web.Response:
         if state["down"]:
             return web.json_response({"message": "not found"}, status=404)
+        conditions = {name: each for name, each in request.headers.items() if "-Match" in name}
         async with session.request(
             request.method, backend + request.raw_path, data=await request.read(),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", **conditions},
         ) as answer:  # fmt: skip
             told = {name: answer.headers[name] for name in ("ETag",) if name in answer.headers}
+            if state.get("weakens"):
+                told = {name: f"W/{each}" for name, each in told.items()}
             body = await answer.read()
             return web.Response(
                 status=answer.status, body=body, headers=told, content_type="application/json"
@@ -250,6 +298,24 @@ async def test_gateway_of_the_embedded_service_is_told_from_it(tmp_path: Path) -
         state["down"] = True
         with pytest.raises(StorageError, match="404"):
             await client.watermark_history("kev")
+
+
+async def test_version_that_a_gateway_weakens_still_fences(tmp_path: Path) -> None:
+    """Whatever compresses on the way makes tags weak, which no `If-Match` may have."""
+    async with (
+        embedded_service(tmp_path / "w.db") as backend,
+        gateway(backend, {"down": False, "weakens": True}) as address,
+        StorageServiceClient(address) as client,
+    ):
+        assert await client.health_check()
+        assert client.has_additions
+        first = await client.update_watermark("kev", JANUARY, if_none_match=True, run_id="r")
+        read = await client.get_watermark("kev")
+        assert read is not None
+        assert (read.etag, read.run_id) == (first.etag, "r") == ('"1"', "r")
+        await client.update_watermark("kev", JANUARY, if_match=read.etag)
+        with pytest.raises(WatermarkConflictError):
+            await client.update_watermark("kev", JANUARY, if_match=read.etag)
 
 
 async def test_services_own_time_is_believed_before_a_gateways_date() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 import aiohttp
 import pytest
+from prometheus_client import REGISTRY, Metric
+from prometheus_client.registry import Collector
 
 from ladon_storage.cli.local import free_port
 from ladon_storage.client.metrics import count_missed
 from ladon_storage.client.pushing import PUSHGATEWAY_VARIABLE, push_metrics
+from tests.raw_server import RawServer, Reply, http
 
 GATEWAY = shutil.which("prometheus-pushgateway")
 SECONDS = 30
@@ -80,6 +84,73 @@ async def test_gateway_that_is_away_fails_nothing(
     assert "could not be pushed" in caplog.text
     assert PUSHGATEWAY_VARIABLE in caplog.text
     assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("credentials", "sent"),
+    [("me:s3cret", "me:s3cret"), ("me:s%2Fcr%C3%A9t", "me:s/crét"), ("me", "me:")],
+)
+@pytest.mark.parametrize("scheme", ["http://", ""])
+async def test_password_of_the_gateway_is_basic_authentication(
+    scheme: str, credentials: str, sent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address has credentials as that of any other service has them."""
+    async with RawServer(http(202)) as server:
+        address = server.url.removeprefix("http://")
+        monkeypatch.setenv(PUSHGATEWAY_VARIABLE, f"{scheme}{credentials}@{address}/below")
+        assert await push_metrics("kev")
+    head = server.requests[0].partition(b"\r\n\r\n")[0].decode().lower()
+    assert head.startswith("put /below/metrics/job/ladon-run/instance/kev http/1.1\r\n")
+    assert f"host: {address}" in head
+    basic = base64.b64encode(sent.encode()).decode()
+    assert f"authorization: Basic {basic}".lower() in head
+
+
+@pytest.mark.parametrize(
+    "gateway",
+    ["http://u:s3cret@127.0.0.1:port", "http://u:s3cret#1@localhost", "http://u:s3cret@[", "//"],
+)
+async def test_address_that_is_none_fails_nothing(
+    gateway: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run has stored everything; the address, which is wrong, may have a password anywhere."""
+    monkeypatch.setenv(PUSHGATEWAY_VARIABLE, gateway)
+    assert not await push_metrics("kev")
+    assert "could not be pushed" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+async def test_gateway_that_does_not_speak_http_fails_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as a port of TLS, or of gRPC."""
+    async with RawServer(Reply(b"\x15\x03\x03\x00\x02\x02\x46\r\n\r\n", "close")) as server:
+        monkeypatch.setenv(PUSHGATEWAY_VARIABLE, server.url)
+        assert not await push_metrics("kev")
+    assert "could not be pushed (BadStatusLine)" in caplog.text
+
+
+async def test_collector_of_the_process_that_fails_does_not_fail_its_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others register collectors in the same process."""
+
+    class Broken(Collector):
+        def describe(self) -> Iterable[Metric]:
+            return ()
+
+        def collect(self) -> Iterable[Metric]:
+            raise KeyError("theirs")
+
+    broken = Broken()
+    REGISTRY.register(broken)
+    try:
+        async with RawServer(http(202)) as server:
+            monkeypatch.setenv(PUSHGATEWAY_VARIABLE, server.url)
+            assert not await push_metrics("kev")
+    finally:
+        REGISTRY.unregister(broken)
+    assert "could not be pushed (KeyError)" in caplog.text
 
 
 async def test_nothing_is_pushed_without_a_gateway(monkeypatch: pytest.MonkeyPatch) -> None:

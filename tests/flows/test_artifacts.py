@@ -16,6 +16,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
     ArtifactFilterKey,
 )
+from prefect.exceptions import EventTooLarge
 from prometheus_client import REGISTRY
 
 from ladon_storage import events as emitting
@@ -231,6 +232,24 @@ async def test_range_is_an_event_of_collect_and_none_of_backfill(
     source = ScriptedSource([[record("1", 1)]], source_id="windows")
     await backfill(source, at(0), at(2), sink(tmp_path), storage)
     assert len(emitted) == 1
+
+
+async def test_event_that_cannot_be_emitted_fails_no_run(
+    storage: StorageSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Everything is stored by then, and Prefect raises for an event that is too large."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise EventTooLarge(2, 1)
+
+    monkeypatch.setattr(emitting, "emit_event", refuse)
+    source = ScriptedSource([[record("1", 1)]], source_id="untold")
+    report = await collect(source, sink(tmp_path), storage)
+    assert report.records_written == 1
+    assert "could not emit the event ladon.collection.completed" in caplog.text
 
 
 @pytest.mark.slow

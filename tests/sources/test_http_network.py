@@ -23,6 +23,7 @@ import trustme
 from pydantic import ValidationError
 from yarl import URL
 
+from ladon_storage.client.masking import Redactor
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import KINDS, source_from
 from ladon_storage.sources.fields import Connection
@@ -30,7 +31,6 @@ from ladon_storage.sources.http import connections, hosts
 from ladon_storage.sources.http import decompression as packing
 from ladon_storage.sources.http.client import Credentials, shared_connections, source_http
 from ladon_storage.sources.http.proxies import proxy_of
-from ladon_storage.sources.http.redaction import Redactor
 from ladon_storage.sources.http.retry_after import wait_of
 from ladon_storage.testing.feed_server import Answer, FeedServer
 from tests.connect_proxy import ConnectProxy

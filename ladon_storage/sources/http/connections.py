@@ -9,16 +9,13 @@ from contextvars import ContextVar
 import aiohttp
 from yarl import URL
 
-from ladon_storage.client.pool import tls_context
+from ladon_storage.client.pool import MAX_HEADER_BYTES, tls_context
 from ladon_storage.collection.credentials import resolve_secret
 from ladon_storage.collection.json_values import as_sent
 from ladon_storage.sources.fields import Connection
 from ladon_storage.sources.http.decompression import ACCEPTED
 from ladon_storage.sources.http.proxies import proxies_kept
 from ladon_storage.sources.http.transport import Route
-
-MAX_HEADER_BYTES = 2**16
-"""Bytes of one header: a policy or a cursor in it is longer than aiohttp's default."""
 
 # The total ends an answer that trickles in for ever, which no timeout of a single read does.
 _TIMEOUT = aiohttp.ClientTimeout(total=300, sock_connect=30, sock_read=60)

@@ -24,10 +24,10 @@ import aiohttp
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from ladon_storage.client.masking import Redactor
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.http.decompression import DecompressionError, Decompressor
 from ladon_storage.sources.http.proxies import passwords, proxy_of
-from ladon_storage.sources.http.redaction import Redactor
 from ladon_storage.sources.http.retry_after import date_of
 from ladon_storage.sources.http.urls import is_same_host, redact_url
 from ladon_storage.sources.problems import with_step

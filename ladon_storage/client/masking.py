@@ -1,4 +1,4 @@
-"""The only place where secrets are removed from texts, whatever their origin.
+"""The rule by which secrets are removed from answers' texts, of sources and of the service alike.
 
 - An API may echo its caller's key in an error, a next link or a status. So any text that comes
   partly from an answer is masked before it is put into a message, and before it is cut: half a
@@ -38,7 +38,7 @@ _BACKSLASHES = r"(?>(?:\\|%(?:25)*5C){0,16})"
 
 
 class Redactor:
-    """The secrets of one source, and their removal from texts.
+    """The secrets of one source or service, and their removal from texts.
 
     >>> mask = Redactor(["s3cret/key"])
     >>> mask.of("no such key: s3cret%2Fkey"), bool(mask)
