@@ -530,6 +530,25 @@ async def test_answer_has_what_was_asked_for() -> None:
     assert repr(answer) == "<HttpResponse 404, 4 bytes>"
 
 
+@pytest.mark.parametrize(
+    "query",
+    ["c=caf%E9", "q=%EF%F0%e8&all", "type=a;limit=0", "a=b%20c&d=e+f%2f%7E", "c=caf%C3%A9&&x=&x="],
+)
+async def test_query_is_sent_as_it_was_written_also_with_parameters(query: str) -> None:
+    """A service may read another charset or separator: decoded and encoded, it is another query."""
+    async with FeedServer(redirect(f"/api/x?{query}"), Answer.of(1), Answer.of(1)) as feed:
+        keys = Credentials(feed.url, params={"token": "SECRET"})
+        async with source_http("feed", credentials=keys) as client:
+            assert await client.get_json(f"{feed.url}?{query}", params={"since": "ü"}) == 1
+            assert await client.get_json(f"{feed.url}?n=1&{query}&n=2", params={"n": 3}) == 1
+
+    assert feed.requests == [
+        f"/feed.json?{query}&since=%C3%BC&token=SECRET",
+        f"/api/x?{query}&token=SECRET",
+        f"/feed.json?n=3&{query}&token=SECRET",
+    ]
+
+
 def redirect(to: str, status: int = 302) -> Answer:
     return Answer(status=status, headers={"Location": to})
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from yarl import URL
 
 from ladon_storage.sources.http.transport import HttpTransport, Request
-from ladon_storage.sources.http.urls import check_url, is_same_host
+from ladon_storage.sources.http.urls import as_written, check_url, is_same_host
 
 _MAY_LEAVE = frozenset({"accept"})
 _BEGINNING = frozenset({"", "0", "1"})
@@ -39,7 +39,7 @@ def redirected(transport: HttpTransport, request: Request, location: str, origin
     """
     try:
         # As text in between: what yarl takes from a path with "://" in it is not quoted again.
-        target = URL(str(request.url.join(URL(location))))
+        target = as_written(str(request.url.join(as_written(location))))
         check_url(str(target))
     except ValueError:
         target = None

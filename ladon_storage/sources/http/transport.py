@@ -29,7 +29,12 @@ from ladon_storage.sources.http.decompression import DecompressionError, Decompr
 from ladon_storage.sources.http.proxies import passwords, proxy_of
 from ladon_storage.sources.http.redaction import Redactor
 from ladon_storage.sources.http.retry_after import date_of
-from ladon_storage.sources.http.urls import is_same_host, redact_url
+from ladon_storage.sources.http.urls import (
+    as_written,
+    is_same_host,
+    redact_url,
+    with_parameters,
+)
 from ladon_storage.sources.problems import with_step
 
 OK = (200, 201, 203, 204)
@@ -354,4 +359,4 @@ def _described(error: aiohttp.ClientError | OSError | UnicodeError) -> tuple[str
 
 def address(url: str | URL, params: Parameters | None) -> URL:
     """Return ``url`` with ``params``, which replace parameters of the same names."""
-    return URL(url).update_query(params) if params else URL(url)
+    return with_parameters(url if isinstance(url, URL) else as_written(url), params or {})
