@@ -636,6 +636,24 @@ async def test_redirect_to_another_host_is_followed_if_allowed_without_what_is_c
     assert "SECRET" not in repr(other.asks[0])
 
 
+async def test_redirect_back_from_another_site_comes_with_all_that_is_configured() -> None:
+    """Home is asked as it was before: without its headers another tenant's records may answer."""
+    async with FeedServer() as other, FeedServer(redirect(other.url), Answer.of(1)) as feed:
+        other.script.extend([redirect("/api/check"), redirect(feed.at("back"))])
+        allowed = Connection(redirects_to=(host_of(URL(other.url)),))
+        keys = Credentials(feed.url, {"Auth-Key": "SECRET"})
+        async with source_http("feed", credentials=keys, connection=allowed) as client:
+            await client.get(
+                feed.url.replace("://", "://me:SECRET@"), headers={"X-Tenant": "SECRET"}
+            )
+
+    first, back = feed.asks
+    for name in ("Authorization", "X-Tenant", "Auth-Key"):
+        assert first.headers[name] == back.headers[name]
+    assert len(other.asks) == 2
+    assert "SECRET" not in repr(other.asks)
+
+
 async def test_redirect_to_another_site_is_not_followed() -> None:
     """A feed leads us into no other host or port of the network unless that was allowed."""
     async with FeedServer(Answer.of(1)) as other, FeedServer(redirect(other.url)) as feed:

@@ -47,6 +47,7 @@ _LONGEST_SHOWN = 1_000
 """Characters of the longest address in a message."""
 _DATE_STEP = timedelta(seconds=1)
 _MAX_DATE_AHEAD = timedelta(days=1)
+_MAY_LEAVE = frozenset({"accept"})
 _TOO_LONG, _TOO_MANY = "Got more than", "Too many headers"
 
 Parameters = Mapping[str, str | int]
@@ -137,7 +138,14 @@ class Request:
     headers: Mapping[str, str]
     accept: Collection[int]
     has_left: bool = False
-    """Whether a redirect led it to another site, which gets no keys."""
+    """Whether a redirect led it to another site, which gets neither keys nor these headers."""
+
+    @property
+    def sent_headers(self) -> Mapping[str, str]:
+        """The headers that its site gets."""
+        if not self.has_left:
+            return self.headers
+        return {name: text for name, text in self.headers.items() if name.lower() in _MAY_LEAVE}
 
 
 class UnreachableError(SourceError):
@@ -230,7 +238,7 @@ class HttpTransport:
                 request.method,
                 address(request.url, keys.params),
                 json=request.body,
-                headers={**request.headers, **keys.headers},
+                headers={**request.sent_headers, **keys.headers},
                 allow_redirects=False,
                 proxy=proxy,
                 ssl=self.route.tls,
