@@ -23,10 +23,11 @@ import trustme
 from pydantic import ValidationError
 from yarl import URL
 
+from ladon_storage.circuit.breaker import CircuitState
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import KINDS, source_from
 from ladon_storage.sources.fields import Connection
-from ladon_storage.sources.http import connections, hosts
+from ladon_storage.sources.http import connections, hosts, sending
 from ladon_storage.sources.http import decompression as packing
 from ladon_storage.sources.http.client import Credentials, shared_connections, source_http
 from ladon_storage.sources.http.proxies import proxy_of
@@ -197,6 +198,43 @@ async def test_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch)
         error
     )
     assert "SECRET" not in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize("status", [None, 407, 502])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_proxy_that_fails_counts_against_no_host(
+    status: int | None, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that take another way to the host are not kept from it by a proxy that is down."""
+    async with RawServer(reply(status or 200, end="close")) as proxy:
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy.url)
+        if status is not None:
+            error = await failure(f"{scheme}://feed.invalid/")
+    if status is None:
+        error = await failure(f"{scheme}://feed.invalid/")
+
+    host = hosts.host_circuit_of(URL(f"{scheme}://feed.invalid/"))
+    path = hosts.circuit_of(URL(f"{scheme}://feed.invalid/"))
+    assert (host.state, host.failure_count) == (CircuitState.CLOSED, 0)
+    # Over plain HTTP a proxy's 502 may be the host's own.
+    may_be_the_hosts = (scheme, status) == ("http", 502)
+    assert path.failure_count == (sending.ATTEMPTS if may_be_the_hosts else 0)
+    assert error.transient is (status != 407)
+    assert len(proxy.requests) == {None: 0, 407: 1, 502: sending.ATTEMPTS}[status]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_proxy_that_refuses_closes_no_circuit(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its refusal is no answer of the host, whose failures it does not make undone."""
+    host = hosts.host_circuit_of(URL(f"{scheme}://feed.invalid/"))
+    host.failure(host.acquire())
+    async with RawServer(reply(407, end="close")) as proxy:
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy.url)
+        await failure(f"{scheme}://feed.invalid/")
+
+    assert host.failure_count == 1
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,10 @@ class UnreachableError(SourceError):
     """Raised when a source's host could not be reached at all."""
 
 
+class ProxyFailedError(SourceError):
+    """Raised when the proxy failed or refused the request, which says nothing about the host."""
+
+
 class HttpTransport:
     """The single requests of a source, with errors of this package.
 
@@ -310,11 +314,14 @@ class HttpTransport:
     ) -> SourceError:
         """Return an error without the original's own text, which may hold the address."""
         problem, step, transient = _described(error)
+        kind: type[SourceError] = SourceError
+        if isinstance(error, aiohttp.ClientHttpProxyError) or _is_unreachable(error):
+            kind = UnreachableError if proxy is None else ProxyFailedError
         if proxy is not None:
             problem += f" through the proxy {self.redact_url(proxy)}"
         problem = f"{problem} ({type(error).__name__})"
         return self.error(
-            url, problem, step, transient=transient, kind=_kind(error) if transient else SourceError
+            url, problem, step, transient=transient, kind=kind if transient else SourceError
         )
 
     def error(
@@ -331,10 +338,9 @@ class HttpTransport:
         return kind(self.masked(with_step(problem, step)), self._source_id, transient=transient)
 
 
-def _kind(error: Exception) -> type[SourceError]:
-    """Return the class of the error: the host is down, or one of its paths is."""
-    unreachable = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-    return UnreachableError if unreachable else SourceError
+def _is_unreachable(error: Exception) -> bool:
+    """Return whether no connection was made: to the host, or to the proxy if there is one."""
+    return isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
 
 
 def _described(error: aiohttp.ClientError | OSError | UnicodeError) -> tuple[str, str, bool]:
