@@ -25,7 +25,11 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from ladon_storage.errors import SourceError
-from ladon_storage.sources.http.decompression import DecompressionError, Decompressor
+from ladon_storage.sources.http.decompression import (
+    DecompressionError,
+    Decompressor,
+    UnknownEncodingError,
+)
 from ladon_storage.sources.http.proxies import passwords, proxy_of
 from ladon_storage.sources.http.redaction import Redactor
 from ladon_storage.sources.http.retry_after import date_of
@@ -297,9 +301,10 @@ class HttpTransport:
             unpacker.finish()
         except DecompressionError as error:
             problem = self.masked(str(error))[:_LONGEST_PROBLEM]
+            transient = not isinstance(error, UnknownEncodingError)
         else:
             return body.getvalue()
-        raise self.error(url, problem, "check what it answers", transient=True)
+        raise self.error(url, problem, "check what it answers", transient=transient)
 
     def _too_large(self, url: URL) -> SourceError:
         return SourceError(
