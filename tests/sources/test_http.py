@@ -31,6 +31,7 @@ from ladon_storage.sources.http.transport import Route
 from ladon_storage.sources.http.urls import is_same_host
 from ladon_storage.testing.clock import FakeClock
 from ladon_storage.testing.feed_server import Answer, FeedServer
+from tests.raw_server import RawServer, Reply
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -170,6 +171,40 @@ async def test_whole_document_that_is_not_json_is_not_asked_for_again(body: byte
     assert not error.transient
     assert f"is not JSON, after {len(body)} bytes" in str(error)
     assert error.__context__ is None  # the parser's error would keep the document in memory
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("head", ["HTTP/1.0 200 OK", "HTTP/1.1 200 OK\r\nConnection: close"])
+async def test_document_without_a_length_that_was_cut_is_asked_for_again(head: str) -> None:
+    """An answer that ends with its connection is whole only if it has the end of its JSON."""
+    start = head.encode() + b"\r\n\r\n"
+    script = [Reply(start + body, "close") for body in (b'{"a": [', b'{"a": []}')]
+    async with RawServer(*script) as server:
+        assert await fetch(server.url) == {"a": []}
+
+    assert len(server.requests) == 2
+
+
+@pytest.mark.usefixtures("no_waiting")
+async def test_document_without_a_length_that_is_always_cut_counts_for_its_path() -> None:
+    """The error says that it was cut, as where a length shows it."""
+    async with RawServer(Reply(b'HTTP/1.0 200 OK\r\n\r\n{"a": 1', "close")) as server:
+        error = await failure(server.url)
+
+    assert len(server.requests) == sending.ATTEMPTS
+    assert error.transient
+    assert "cut its answer off" in str(error)
+    assert circuit_of(URL(server.url)).failure_count == sending.ATTEMPTS
+
+
+@pytest.mark.usefixtures("no_waiting")
+async def test_document_without_a_length_that_is_no_json_is_not_called_complete() -> None:
+    """Nothing shows that, and nothing shows that it was cut."""
+    async with RawServer(Reply(b"HTTP/1.0 200 OK\r\n\r\n<html>", "close")) as server:
+        error = await failure(server.url)
+
+    assert len(server.requests) == 1
+    assert "is not JSON, after 6 bytes whose end nothing states" in str(error)
 
 
 @pytest.mark.usefixtures("no_waiting")

@@ -175,6 +175,11 @@ class Decompressor:
         self._stream: _Stream | None = None
         self._has_begun, self._stated_by = False, "header"
 
+    @property
+    def is_over(self) -> bool:
+        """Whether there was a compressed stream, and its end came."""
+        return self._stream is not None and self._stream.is_over
+
     def unpacked(self, data: bytes) -> Iterator[bytes]:
         """Yield the decompressed content of the next bytes of a body, a step at a time.
 

@@ -6,8 +6,9 @@
   answer appears unmasked. If there is anything to hide, the original error is not chained, since it
   may carry all of it.
 - A body in memory never exceeds its limit, never blocks the event loop for longer than a step, and
-  is complete: neither its length nor its encoding shows that something is missing. An answer that
-  is not needed is not read.
+  is complete: neither its length nor its encoding shows that something is missing. One that has
+  neither ends where the connection does: its JSON shows whether it was cut. An answer that is not
+  needed is not read.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from ladon_storage.sources.http.urls import (
     redact_url,
     with_parameters,
 )
+from ladon_storage.sources.json.documents import off_loop
+from ladon_storage.sources.json.ends import lacks_end
 from ladon_storage.sources.problems import with_step
 
 OK = (200, 201, 203, 204)
@@ -52,6 +55,7 @@ _LONGEST_SHOWN = 1_000
 _DATE_STEP = timedelta(seconds=1)
 _MAX_DATE_AHEAD = timedelta(days=1)
 _MAY_LEAVE = frozenset({"accept"})
+_NETWORK = "check the address and the network"
 _TOO_LONG, _TOO_MANY = "Got more than", "Too many headers"
 
 Parameters = Mapping[str, str | int]
@@ -116,12 +120,14 @@ class HttpResponse:
         status: The HTTP status.
         headers: Its headers; names are case-insensitive.
         body: Its bytes, unpacked.
+        states_end: Whether a length, chunks or a compressed stream show that it is complete.
     """
 
     url: URL
     status: int
     headers: CIMultiDictProxy[str]
     body: bytes
+    states_end: bool = True
 
     @property
     def is_empty(self) -> bool:
@@ -253,8 +259,9 @@ class HttpTransport:
             ) as response:
                 self._note_clock(response, time.monotonic() - began)
                 wanted = response.status in request.accept
-                body = await self._body(response, request.url) if wanted else b""
-                return HttpResponse(request.url, response.status, response.headers, body)
+                if not wanted:
+                    return HttpResponse(request.url, response.status, response.headers, b"")
+                return await self._read(response, request.url)
         # A TimeoutError is an OSError; a host that is no valid name raises a UnicodeError.
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             failure = self._translated(error, request.url, proxy)
@@ -282,7 +289,17 @@ class HttpTransport:
         agrees = date <= now < date + _DATE_STEP + took
         self.asked_at = (min(now, date + _DATE_STEP) if agrees else date) - took
 
-    async def _body(self, response: aiohttp.ClientResponse, url: URL) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, url: URL) -> HttpResponse:
+        has_end, body = await self._body(response, url)
+        chunks = response.headers.get("Transfer-Encoding", "").lower()
+        states_end = has_end or "Content-Length" in response.headers or "chunked" in chunks
+        is_open = not states_end and response.status < 300
+        if is_open and await off_loop(len(body), lacks_end, body):
+            raise self.error(url, "cut its answer off", _NETWORK, transient=True)
+        return HttpResponse(url, response.status, response.headers, body, states_end)
+
+    async def _body(self, response: aiohttp.ClientResponse, url: URL) -> tuple[bool, bytes]:
+        """Return whether the body has an end of its own, and its bytes."""
         # It returns its content without copying it.
         body = io.BytesIO()
         packed = 0
@@ -303,7 +320,7 @@ class HttpTransport:
             problem = self.masked(str(error))[:_LONGEST_PROBLEM]
             transient = not isinstance(error, UnknownEncodingError)
         else:
-            return body.getvalue()
+            return unpacker.is_over, body.getvalue()
         raise self.error(url, problem, "check what it answers", transient=transient)
 
     def _too_large(self, url: URL) -> SourceError:
@@ -350,7 +367,7 @@ def _is_unreachable(error: Exception) -> bool:
 
 def _described(error: aiohttp.ClientError | OSError | UnicodeError) -> tuple[str, str, bool]:
     """Return the problem, the next step, and whether the same request may succeed later."""
-    step = "check the address and the network"
+    step = _NETWORK
     if isinstance(error, UnicodeError):
         return "has an invalid host name", "check the address", False
     if isinstance(error, aiohttp.ClientSSLError) or isinstance(error.__cause__, ssl.SSLError):
