@@ -108,6 +108,8 @@ async def test_proxy_of_the_environment_is_asked(
         ("127.0.0.1", "http://127.0.0.1:8080/", True),
         ("", "http://feed.example/", False),
         (" , ", "http://feed.example/", False),
+        ("other.example feed.example", "http://feed.example/", True),
+        ("other.example,\tfeed.example 10.0.0.0/8", "http://10.1.2.3/", True),
     ],
 )
 def test_exceptions_from_the_proxy_are_hosts_domains_ports_and_networks(
@@ -129,7 +131,17 @@ def test_proxy_is_told_by_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proxy_of(URL("https://feed.example/")) == URL("http://secure.example:2")
 
 
-@pytest.mark.parametrize("value", ["socks5://me:SECRET@proxy.example", "http://me:SECRET@:x"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "socks5://me:SECRET@proxy.example",
+        "http://me:SECRET@:x",
+        "http://me:p@SECRET/w@proxy.example",
+        "http://me:p@SECRET?w@proxy.example",
+        "me:p@SECRET#w@proxy.example",
+        "http://SECRET:12/3@proxy.example",
+    ],
+)
 async def test_proxy_that_is_no_address_is_refused_unshown(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +167,23 @@ async def test_proxy_of_a_source_goes_before_the_environments(
 
     told = b64encode(b"me:SECRET")
     assert b"\r\nProxy-Authorization: Basic " + told + b"\r\n" in proxy.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("user", "sent"),
+    [("łu:pä:ß", "łu:pä:ß".encode()), ("mü:pä", "mü:pä".encode("latin-1")), ("me:", b"me:")],
+)
+@pytest.mark.parametrize("is_quoted", [True, False])
+async def test_credentials_of_a_proxy_may_have_any_characters(
+    user: str, sent: bytes, is_quoted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that Latin-1 has are sent in it, and all others in UTF-8."""
+    async with RawServer(reply(200, b"[1]")) as proxy:
+        written = quote(user, safe=":") if is_quoted else user
+        monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("://", f"://{written}@"))
+        assert await fetch("http://feed.invalid/") == [1]
+
+    assert b"\r\nProxy-Authorization: Basic " + b64encode(sent) + b"\r\n" in proxy.requests[0]
 
 
 @pytest.mark.parametrize("status", [407, 403, 502])

@@ -31,7 +31,7 @@ from ladon_storage.sources.http.decompression import (
     Decompressor,
     UnknownEncodingError,
 )
-from ladon_storage.sources.http.proxies import passwords, proxy_of
+from ladon_storage.sources.http.proxies import passwords, proxy_of, with_sent_credentials
 from ladon_storage.sources.http.redaction import Redactor
 from ladon_storage.sources.http.retry_after import date_of
 from ladon_storage.sources.http.urls import (
@@ -273,7 +273,8 @@ class HttpTransport:
         """Return the proxy to an address: once for a host, since the environment is large."""
         site = url.origin()
         if site not in self._proxies:
-            self._proxies[site] = self.route.proxy_to(url)
+            proxy = self.route.proxy_to(url)
+            self._proxies[site] = None if proxy is None else with_sent_credentials(proxy)
         return self._proxies[site]
 
     def _note_clock(self, response: aiohttp.ClientResponse, seconds: float) -> None:
