@@ -30,7 +30,7 @@ from ladon_storage.sources.fields import Connection
 from ladon_storage.sources.http.client import SourceHttp, source_http
 from ladon_storage.sources.http.observing import observed_by
 from ladon_storage.sources.http.transport import HttpResponse
-from ladon_storage.sources.http.urls import check_url
+from ladon_storage.sources.http.urls import as_written, check_url
 
 _WITH_KEY_IN_PATH = ("threatfox", "urlhaus")
 
@@ -193,7 +193,7 @@ def name_of(url: URL) -> str:
 
 def _checked(url: str) -> URL:
     try:
-        return URL(check_url(url))
+        return as_written(check_url(url))
     except ValueError as error:
         problem = str(error)
     # Neither chained nor repeated: an invalid URL may contain a key anywhere.

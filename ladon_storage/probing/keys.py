@@ -16,7 +16,7 @@ from yarl import URL
 
 from ladon_storage.collection.credentials import resolve_secret
 from ladon_storage.sources.http.client import Credentials
-from ladon_storage.sources.http.urls import secret_in
+from ladon_storage.sources.http.urls import secret_in, with_those
 
 _RANDOM = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_-]{20,}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
@@ -65,9 +65,10 @@ async def access_of(
         ConfigurationError: The named key is not set.
     """
     named = {key: value for key, value in settings.items() if value}
-    bare = url.with_user(None).with_fragment(None)
+    bare = with_those(
+        url.with_user(None).with_fragment(None), lambda key, value: not _holds_key(key, value)
+    )
     query = [(key, value, _holds_key(key, value)) for key, value in url.query.items()]
-    bare = bare.with_query([(key, value) for key, value, is_key in query if not is_key])
     plain_headers = {k: v for k, v in headers.items() if not _SECRET_HEADER.search(k)}
     found = _in_headers(headers) + _in_user(url)
     found += [({"key_param": key}, value, "the address") for key, value, is_key in query if is_key]

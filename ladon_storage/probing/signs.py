@@ -10,6 +10,7 @@ from yarl import URL
 
 from ladon_storage.probing.ranges import form_of
 from ladon_storage.sources.http.client import HttpResponse
+from ladon_storage.sources.http.urls import as_written, with_those
 from ladon_storage.sources.rest.names import names, plain
 from ladon_storage.sources.rest.page_metadata import promise
 from ladon_storage.sources.rest.totals import declared_total, usual_total
@@ -81,9 +82,11 @@ def without_paging(settings: Mapping[str, Any], proposal: Proposal) -> dict[str,
 
     A time stays in the URL: the range begins there, also where a cursor has the same name.
     """
-    url = URL(settings["url"])
-    left = [(k, v) for k, v in url.query.items() if k.strip() not in proposal.drops or form_of(v)]
-    settings = {**settings, "url": str(url.with_query(left)), **proposal.changes}
+    url = with_those(
+        as_written(settings["url"]),
+        lambda k, v: k.strip() not in proposal.drops or bool(form_of(v)),
+    )
+    settings = {**settings, "url": str(url), **proposal.changes}
     if isinstance(settings.get("body"), dict) and proposal.paging.get("location") == "body":
         body = {k: v for k, v in settings["body"].items() if k not in proposal.drops}
         settings = {**settings, "body": {**body, **proposal.changes.get("body", {})}}

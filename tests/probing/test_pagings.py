@@ -149,9 +149,9 @@ async def test_parameters_of_the_address_become_the_paging_and_the_range() -> No
         page, size = int(asked.query.get("page", 1)), int(asked.query.get("size", 10))
         return answer({"items": ROWS[(page - 1) * size : page * size], "total": COUNT})
 
-    path = "items?q=a&page=1&size=5&updated_since=2024-01-01T00:00:00Z"
+    path = "items?q=caf%E9&page=1&size=5&updated_since=2024-01-01T00:00:00Z"
     found = await proposed(play, path)
-    assert found.settings["url"].endswith("/items?q=a&updated_since=2024-01-01T00:00:00Z")
+    assert found.settings["url"].endswith("/items?q=caf%E9&updated_since=2024-01-01T00:00:00Z")
     assert found.settings["since"] == {"parameter": "updated_since", "format": "%Y-%m-%dT%H:%M:%SZ"}
     assert found.settings["paging"] == {
         "kind": "page",

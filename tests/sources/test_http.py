@@ -31,6 +31,7 @@ from ladon_storage.sources.http.transport import Route
 from ladon_storage.sources.http.urls import is_same_host
 from ladon_storage.testing.clock import FakeClock
 from ladon_storage.testing.feed_server import Answer, FeedServer
+from tests.raw_server import RawServer, Reply
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -170,6 +171,40 @@ async def test_whole_document_that_is_not_json_is_not_asked_for_again(body: byte
     assert not error.transient
     assert f"is not JSON, after {len(body)} bytes" in str(error)
     assert error.__context__ is None  # the parser's error would keep the document in memory
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("head", ["HTTP/1.0 200 OK", "HTTP/1.1 200 OK\r\nConnection: close"])
+async def test_document_without_a_length_that_was_cut_is_asked_for_again(head: str) -> None:
+    """An answer that ends with its connection is whole only if it has the end of its JSON."""
+    start = head.encode() + b"\r\n\r\n"
+    script = [Reply(start + body, "close") for body in (b'{"a": [', b'{"a": []}')]
+    async with RawServer(*script) as server:
+        assert await fetch(server.url) == {"a": []}
+
+    assert len(server.requests) == 2
+
+
+@pytest.mark.usefixtures("no_waiting")
+async def test_document_without_a_length_that_is_always_cut_counts_for_its_path() -> None:
+    """The error says that it was cut, as where a length shows it."""
+    async with RawServer(Reply(b'HTTP/1.0 200 OK\r\n\r\n{"a": 1', "close")) as server:
+        error = await failure(server.url)
+
+    assert len(server.requests) == sending.ATTEMPTS
+    assert error.transient
+    assert "cut its answer off" in str(error)
+    assert circuit_of(URL(server.url)).failure_count == sending.ATTEMPTS
+
+
+@pytest.mark.usefixtures("no_waiting")
+async def test_document_without_a_length_that_is_no_json_is_not_called_complete() -> None:
+    """Nothing shows that, and nothing shows that it was cut."""
+    async with RawServer(Reply(b"HTTP/1.0 200 OK\r\n\r\n<html>", "close")) as server:
+        error = await failure(server.url)
+
+    assert len(server.requests) == 1
+    assert "is not JSON, after 6 bytes whose end nothing states" in str(error)
 
 
 @pytest.mark.usefixtures("no_waiting")
@@ -530,6 +565,25 @@ async def test_answer_has_what_was_asked_for() -> None:
     assert repr(answer) == "<HttpResponse 404, 4 bytes>"
 
 
+@pytest.mark.parametrize(
+    "query",
+    ["c=caf%E9", "q=%EF%F0%e8&all", "type=a;limit=0", "a=b%20c&d=e+f%2f%7E", "c=caf%C3%A9&&x=&x="],
+)
+async def test_query_is_sent_as_it_was_written_also_with_parameters(query: str) -> None:
+    """A service may read another charset or separator: decoded and encoded, it is another query."""
+    async with FeedServer(redirect(f"/api/x?{query}"), Answer.of(1), Answer.of(1)) as feed:
+        keys = Credentials(feed.url, params={"token": "SECRET"})
+        async with source_http("feed", credentials=keys) as client:
+            assert await client.get_json(f"{feed.url}?{query}", params={"since": "ü"}) == 1
+            assert await client.get_json(f"{feed.url}?n=1&{query}&n=2", params={"n": 3}) == 1
+
+    assert feed.requests == [
+        f"/feed.json?{query}&since=%C3%BC&token=SECRET",
+        f"/api/x?{query}&token=SECRET",
+        f"/feed.json?n=3&{query}&token=SECRET",
+    ]
+
+
 def redirect(to: str, status: int = 302) -> Answer:
     return Answer(status=status, headers={"Location": to})
 
@@ -615,6 +669,24 @@ async def test_redirect_to_another_host_is_followed_if_allowed_without_what_is_c
     assert {"Authorization", "X-Tenant", "Auth-Key"} <= set(feed.asks[0].headers)
     assert other.asks[0].headers["Accept"] == "text/csv"
     assert "SECRET" not in repr(other.asks[0])
+
+
+async def test_redirect_back_from_another_site_comes_with_all_that_is_configured() -> None:
+    """Home is asked as it was before: without its headers another tenant's records may answer."""
+    async with FeedServer() as other, FeedServer(redirect(other.url), Answer.of(1)) as feed:
+        other.script.extend([redirect("/api/check"), redirect(feed.at("back"))])
+        allowed = Connection(redirects_to=(host_of(URL(other.url)),))
+        keys = Credentials(feed.url, {"Auth-Key": "SECRET"})
+        async with source_http("feed", credentials=keys, connection=allowed) as client:
+            await client.get(
+                feed.url.replace("://", "://me:SECRET@"), headers={"X-Tenant": "SECRET"}
+            )
+
+    first, back = feed.asks
+    for name in ("Authorization", "X-Tenant", "Auth-Key"):
+        assert first.headers[name] == back.headers[name]
+    assert len(other.asks) == 2
+    assert "SECRET" not in repr(other.asks)
 
 
 async def test_redirect_to_another_site_is_not_followed() -> None:

@@ -37,6 +37,7 @@ from ladon_storage.sources.json.documents import (
     parse,
     read_document,
 )
+from ladon_storage.sources.json.ends import lacks_end
 from ladon_storage.sources.json.exact import parse_compact
 from ladon_storage.sources.json.items import ItemReader, value_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
@@ -117,6 +118,22 @@ async def test_large_document_is_read_as_a_small_one(
         for path in PATHS:
             found = await read_document(body, path)
             assert repr(held(found.items)) == repr(value_at(whole, path))
+
+
+def test_each_part_of_a_document_lacks_its_end_and_the_document_has_it() -> None:
+    """Wherever a list or object was cut, also in a text with brackets, its last bracket is gone."""
+    for seed in range(100):
+        text = json.dumps([made(random.Random(seed))], ensure_ascii=False).encode()
+        assert all(lacks_end(text[:kept]) for kept in range(1, len(text)))
+        assert not lacks_end(text)
+        assert lacks_end("\ufeff\n".encode() + text[:-1])
+
+
+@pytest.mark.parametrize("text", ["", " ", "<html>[", "1", '"[', "[]]", "id,[{"])
+def test_text_that_is_no_list_and_no_object_lacks_no_end(text: str) -> None:
+    """Of another format nothing is known here."""
+    assert not lacks_end(text.encode())
+    assert not lacks_end("[".encode("utf-16"))
 
 
 @pytest.mark.parametrize("is_large", [True, False])

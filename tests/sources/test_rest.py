@@ -25,9 +25,12 @@ from ladon_storage.sinks import SqlSink
 from ladon_storage.sources import RestApi, problems, source_from
 from ladon_storage.sources.http.client import HttpResponse, source_http
 from ladon_storage.sources.http.hosts import circuit_of
+from ladon_storage.sources.http.urls import as_written
 from ladon_storage.sources.rest.links import next_in
+from ladon_storage.sources.rest.listing import ListPage
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import NextLinkPagination
+from ladon_storage.sources.rest.positions import PageTrail, pages_behind
 from ladon_storage.sources.rest.requests import ApiRequests
 from ladon_storage.testing import SourceContract, SourceFeed
 from ladon_storage.testing.doubles import MemorySink, ScriptedStorage, at
@@ -455,6 +458,7 @@ def test_link_header_is_read_in_every_form(headers: list[str], link: str | None)
         ("http://b.org/y", "http://b.org/y"),
         ("?p=2", "https://a.org/x?p=2"),
         ("//a.org/z", "https://a.org/z"),
+        ("http://a.org/y?q=caf%E9;a=%20%2f", "https://a.org/y?q=caf%E9;a=%20%2f"),
     ],
 )
 def test_next_link_of_a_service_behind_tls_stays_there(link: str, expected: str) -> None:
@@ -467,6 +471,31 @@ def test_next_link_of_a_service_behind_tls_stays_there(link: str, expected: str)
 
     assert step
     assert str(step.url) == expected
+
+
+def test_page_that_is_found_by_counting_has_the_rest_of_the_link_as_it_was_written() -> None:
+    """A link's other parameters say what the list is of, in whatever charset."""
+    link = PageRequest(as_written("https://a.org/?q=caf%E9;a&page=4"))
+    answer = HttpResponse(URL("https://a.org/"), 200, CIMultiDictProxy(CIMultiDict()), b"")
+    page, trail = ListPage(link, PageResponse(answer, {}, []), ["1"]), PageTrail()
+    trail.add(page)
+
+    requests = (*pages_behind(NextLinkPagination(), page, trail), trail.passed_over)
+
+    assert [str(each and each.url) for each in requests] == [
+        "https://a.org/?q=caf%E9;a&page=5",
+        "https://a.org/?q=caf%E9;a&page=3",
+    ]
+
+
+def test_links_to_one_page_are_the_same_however_they_are_written() -> None:
+    """A list that leads in a circle is recognised, whatever its links encode."""
+    one, same, other = (
+        PageRequest(as_written(f"https://a.org/?q={each}")).place for each in ("%7e", "~", "%E9")
+    )
+
+    assert one == same
+    assert one != other
 
 
 @pytest.mark.parametrize(

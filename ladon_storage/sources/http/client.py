@@ -194,9 +194,10 @@ class SourceHttp:
         problem = "is not JSON: it is empty" if answer.is_empty else problem
         what, _, why = self.masked(problem).partition(": ")
         why = why if len(why) <= _LONGEST_PROBLEM else f"{why[:_LONGEST_PROBLEM]}…"
+        arrived = "that arrived completely" if answer.states_end else "whose end nothing states"
         return self.error(
             f"The document of source {self._source_id!r} at {self.redact_url(answer.url)} "
-            f"{what}, after {len(answer.body)} bytes that arrived completely: {why}",
+            f"{what}, after {len(answer.body)} bytes {arrived}: {why}",
             "nothing of it was stored; check what the source publishes",
         )
 

@@ -4,10 +4,12 @@
   as were announced: a cache that kept half of an answer announces the half.
 - A step returns at most `STEP_BYTES`, however far a few compressed bytes expand.
 - Only encodings that can be decompressed here are requested: brotli and zstd need a library.
+- An encoding that is no compression is passed over: a charset, or `aws-chunked` of a storage.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,6 +22,10 @@ STEP_BYTES = 2**18
 
 class DecompressionError(ValueError):
     """Raised when a body is not compressed as it declares, or was cut."""
+
+
+class UnknownEncodingError(DecompressionError):
+    """Raised when a body has an encoding that cannot be undone here, however often it is sent."""
 
 
 class _Stream(Protocol):
@@ -133,6 +139,21 @@ _FOLLOWS = {"gzip": b"\x1f", "zstd": b"\x28" + bytes(range(0x50, 0x60))}
 _GZIP_FILE = b"\x1f"
 
 
+_FRAMED = "aws-chunked"
+_FRAME = re.compile(rb"[0-9A-Fa-f]{1,16}(?:;chunk-signature=|\r\n)")
+"""The head of a chunk; a storage that stores the chunks as they come usually takes them apart."""
+
+_NO_COMPRESSIONS = frozenset({"", "identity", "none", "binary", "7bit", "8bit", _FRAMED})
+
+
+def _is_no_compression(name: str) -> bool:
+    """Return whether an encoding compresses nothing: charsets are often named as one."""
+    try:
+        return name in _NO_COMPRESSIONS or bool("a".encode(name))
+    except (LookupError, ValueError):
+        return False
+
+
 class Decompressor:
     """The decompression of one body, also of one that is a compressed file itself.
 
@@ -140,16 +161,24 @@ class Decompressor:
         packing: The answer's `Content-Encoding`; empty for none.
 
     Raises:
-        DecompressionError: The encoding was not requested.
+        UnknownEncodingError: The encoding was not requested.
     """
 
     def __init__(self, packing: str) -> None:
-        name = packing.strip().lower().removeprefix("x-")
-        self._name = "" if name == "identity" else name
+        names = [each.strip().lower().removeprefix("x-") for each in packing.split(",")]
+        self._name = ", ".join(each for each in names if not _is_no_compression(each))
+        self._may_be_framed = _FRAMED in names
         if self._name and self._name not in _STREAMS:
-            raise DecompressionError(f"is compressed with {self._name!r}, which was not requested")
+            raise UnknownEncodingError(
+                f"is compressed with {self._name!r}, which was not requested"
+            )
         self._stream: _Stream | None = None
         self._has_begun, self._stated_by = False, "header"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there was a compressed stream, and its end came."""
+        return self._stream is not None and self._stream.is_over
 
     def unpacked(self, data: bytes) -> Iterator[bytes]:
         """Yield the decompressed content of the next bytes of a body, a step at a time.
@@ -157,6 +186,8 @@ class Decompressor:
         Raises:
             DecompressionError: They are not compressed as the answer declares.
         """
+        if not self._has_begun and self._may_be_framed and _FRAME.match(data):
+            raise UnknownEncodingError(f"is divided into chunks by {_FRAMED!r}")
         if not self._has_begun and not self._name and data.startswith(_GZIP_FILE):
             self._name, self._stated_by = "gzip", "first byte"
         self._has_begun = True

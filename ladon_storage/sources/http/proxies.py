@@ -1,7 +1,8 @@
 """The environment's proxy for an address.
 
 - `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower case; lower case wins,
-  as for curl. `NO_PROXY` names hosts, domains, ports of them, addresses and networks.
+  as for curl. `NO_PROXY` names hosts, domains, ports of them, addresses and networks, separated by
+  commas or blanks.
 - They are read here, since aiohttp would read the user's netrc along with them.
 """
 
@@ -64,19 +65,35 @@ def checked_proxy(text: str, name: str) -> URL:
     """
     with suppress(ValueError):
         url = URL(text.strip() if "://" in text else f"http://{text.strip()}")
-        if url.scheme in ("http", "https") and url.host:
+        # Behind the host an "@" follows the rest of a password that has a "/", "?" or "#" in it.
+        is_torn = "@" in f"{url.raw_path_qs}{url.raw_fragment}"
+        if url.scheme in ("http", "https") and url.host and not is_torn:
             return url
     # Neither chained nor repeated: an unreadable address may hold a password.
     raise ConfigurationError(
         f"{name} is not the address of an HTTP proxy. Set it to one such as "
-        "http://proxy.example.org:3128."
+        "http://proxy.example.org:3128, with special characters of a password percent-encoded."
     )
+
+
+def with_sent_credentials(proxy: URL) -> URL:
+    """Return a proxy whose user and password are sent in UTF-8 if they are not in Latin-1.
+
+    aiohttp sends them in Latin-1, and so gets the characters that are those bytes there.
+    """
+    user, password = proxy.user or "", proxy.password or ""
+    try:
+        f"{user}{password}".encode("latin-1")
+    except UnicodeEncodeError:
+        user, password = (each.encode().decode("latin-1") for each in (user, password))
+        return proxy.with_user(user).with_password(password)
+    return proxy
 
 
 def _is_direct(url: URL, exceptions: str) -> bool:
     host = (url.host or "").rstrip(".").lower()
     return any(
-        _matches(host, url.port, each.strip().lower()) for each in exceptions.split(",") if each
+        _matches(host, url.port, each) for each in exceptions.replace(",", " ").lower().split()
     )
 
 

@@ -9,7 +9,8 @@
   Elsewhere an address without it, or with another one, may well be meant, as of a download. Nor do
   the first page and offset count: an address may be shorter without them.
 - Another site gets neither keys nor configured headers, except for the media type that is wanted. A
-  body is never sent on: it may not be meant for the other site.
+  redirect from there back to the source's site gets all of them again: without them that may list
+  other records. A body is never sent on: it may not be meant for the other site.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from dataclasses import replace
 from yarl import URL
 
 from ladon_storage.sources.http.transport import HttpTransport, Request
-from ladon_storage.sources.http.urls import check_url, is_same_host
+from ladon_storage.sources.http.urls import as_written, check_url, is_same_host
 
-_MAY_LEAVE = frozenset({"accept"})
 _BEGINNING = frozenset({"", "0", "1"})
 
 
@@ -39,7 +39,7 @@ def redirected(transport: HttpTransport, request: Request, location: str, origin
     """
     try:
         # As text in between: what yarl takes from a path with "://" in it is not quoted again.
-        target = URL(str(request.url.join(URL(location))))
+        target = as_written(str(request.url.join(as_written(location))))
         check_url(str(target))
     except ValueError:
         target = None
@@ -75,12 +75,9 @@ def redirected(transport: HttpTransport, request: Request, location: str, origin
             f"{', '.join(map(repr, lost))}, and was not followed",
             "set the address to the target, and remove what it does not take",
         )
-    if target.user is None and target.origin() == request.url.origin():
-        target = target.with_user(request.url.user).with_password(request.url.password)
-    if is_home:
-        return replace(request, url=target)
-    headers = {name: value for name, value in request.headers.items() if _may_leave(name)}
-    return replace(request, url=target, headers=headers, has_left=True)
+    if target.user is None and target.origin() == origin.origin():
+        target = target.with_user(origin.user).with_password(origin.password)
+    return replace(request, url=target, has_left=not is_home)
 
 
 def _lost(url: URL, target: URL) -> list[str]:
@@ -88,7 +85,3 @@ def _lost(url: URL, target: URL) -> list[str]:
     if target.raw_query_string or url.raw_path.rstrip("/") != target.raw_path.rstrip("/"):
         return []
     return list(dict.fromkeys(name for name, value in url.query.items() if value not in _BEGINNING))
-
-
-def _may_leave(name: str) -> bool:
-    return name.lower() in _MAY_LEAVE

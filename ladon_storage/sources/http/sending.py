@@ -4,6 +4,7 @@
   off in transit, and the statuses that call for it. `Retry-After` is honoured. A POST is retried
   only if its caller declares it idempotent.
 - A throttled response says nothing against the host: it is waited for, and no circuit counts it.
+- A proxy that fails says nothing about the host, which others reach in other ways: the same.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ladon_storage.sources.http.retry_after import (
 from ladon_storage.sources.http.transport import (
     HttpResponse,
     HttpTransport,
+    ProxyFailedError,
     Request,
     UnreachableError,
 )
@@ -43,6 +45,7 @@ RETRY_SECONDS = 600.0
 MAX_REDIRECTS = 10
 
 _REPEATABLE_STATUSES = frozenset({408, 425, 429})
+_OF_A_PROXY = 407
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -141,13 +144,16 @@ class RequestSender:
         except UnreachableError:
             admission.unreachable()
             raise
+        except ProxyFailedError:
+            admission.released()
+            raise
         except SourceError as error:
             (admission.unanswered if error.transient else admission.released)()
             raise
         except BaseException:
             admission.released()
             raise
-        if self._is_throttled(answer):
+        if self._is_throttled(answer) or answer.status == _OF_A_PROXY:
             admission.released()
         elif answer.status >= 500 or answer.status == 408:
             admission.failed()
@@ -191,7 +197,7 @@ def _step(status: int, *, transient: bool) -> str:
         return "try again later"
     if status == 206:
         return "the answer is a partial document, which was not requested; check the server"
-    if status == 407:
+    if status == _OF_A_PROXY:
         return "check the proxy, and its user and password"
     return "check the address and what the API requires"
 

@@ -6,8 +6,9 @@
   answer appears unmasked. If there is anything to hide, the original error is not chained, since it
   may carry all of it.
 - A body in memory never exceeds its limit, never blocks the event loop for longer than a step, and
-  is complete: neither its length nor its encoding shows that something is missing. An answer that
-  is not needed is not read.
+  is complete: neither its length nor its encoding shows that something is missing. One that has
+  neither ends where the connection does: its JSON shows whether it was cut. An answer that is not
+  needed is not read.
 """
 
 from __future__ import annotations
@@ -26,10 +27,21 @@ from yarl import URL
 
 from ladon_storage.client.masking import Redactor
 from ladon_storage.errors import SourceError
-from ladon_storage.sources.http.decompression import DecompressionError, Decompressor
-from ladon_storage.sources.http.proxies import passwords, proxy_of
+from ladon_storage.sources.http.decompression import (
+    DecompressionError,
+    Decompressor,
+    UnknownEncodingError,
+)
+from ladon_storage.sources.http.proxies import passwords, proxy_of, with_sent_credentials
 from ladon_storage.sources.http.retry_after import date_of
-from ladon_storage.sources.http.urls import is_same_host, redact_url
+from ladon_storage.sources.http.urls import (
+    as_written,
+    is_same_host,
+    redact_url,
+    with_parameters,
+)
+from ladon_storage.sources.json.documents import off_loop
+from ladon_storage.sources.json.ends import lacks_end
 from ladon_storage.sources.problems import with_step
 
 OK = (200, 201, 203, 204)
@@ -42,6 +54,8 @@ _LONGEST_SHOWN = 1_000
 """Characters of the longest address in a message."""
 _DATE_STEP = timedelta(seconds=1)
 _MAX_DATE_AHEAD = timedelta(days=1)
+_MAY_LEAVE = frozenset({"accept"})
+_NETWORK = "check the address and the network"
 _TOO_LONG, _TOO_MANY = "Got more than", "Too many headers"
 
 Parameters = Mapping[str, str | int]
@@ -106,12 +120,14 @@ class HttpResponse:
         status: The HTTP status.
         headers: Its headers; names are case-insensitive.
         body: Its bytes, unpacked.
+        states_end: Whether a length, chunks or a compressed stream show that it is complete.
     """
 
     url: URL
     status: int
     headers: CIMultiDictProxy[str]
     body: bytes
+    states_end: bool = True
 
     @property
     def is_empty(self) -> bool:
@@ -132,11 +148,22 @@ class Request:
     headers: Mapping[str, str]
     accept: Collection[int]
     has_left: bool = False
-    """Whether a redirect led it to another site, which gets no keys."""
+    """Whether a redirect led it to another site, which gets neither keys nor these headers."""
+
+    @property
+    def sent_headers(self) -> Mapping[str, str]:
+        """The headers that its site gets."""
+        if not self.has_left:
+            return self.headers
+        return {name: text for name, text in self.headers.items() if name.lower() in _MAY_LEAVE}
 
 
 class UnreachableError(SourceError):
     """Raised when a source's host could not be reached at all."""
+
+
+class ProxyFailedError(SourceError):
+    """Raised when the proxy failed or refused the request, which says nothing about the host."""
 
 
 class HttpTransport:
@@ -225,15 +252,16 @@ class HttpTransport:
                 request.method,
                 address(request.url, keys.params),
                 json=request.body,
-                headers={**request.headers, **keys.headers},
+                headers={**request.sent_headers, **keys.headers},
                 allow_redirects=False,
                 proxy=proxy,
                 ssl=self.route.tls,
             ) as response:
                 self._note_clock(response, time.monotonic() - began)
                 wanted = response.status in request.accept
-                body = await self._body(response, request.url) if wanted else b""
-                return HttpResponse(request.url, response.status, response.headers, body)
+                if not wanted:
+                    return HttpResponse(request.url, response.status, response.headers, b"")
+                return await self._read(response, request.url)
         # A TimeoutError is an OSError; a host that is no valid name raises a UnicodeError.
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             failure = self._translated(error, request.url, proxy)
@@ -245,7 +273,8 @@ class HttpTransport:
         """Return the proxy to an address: once for a host, since the environment is large."""
         site = url.origin()
         if site not in self._proxies:
-            self._proxies[site] = self.route.proxy_to(url)
+            proxy = self.route.proxy_to(url)
+            self._proxies[site] = None if proxy is None else with_sent_credentials(proxy)
         return self._proxies[site]
 
     def _note_clock(self, response: aiohttp.ClientResponse, seconds: float) -> None:
@@ -261,7 +290,17 @@ class HttpTransport:
         agrees = date <= now < date + _DATE_STEP + took
         self.asked_at = (min(now, date + _DATE_STEP) if agrees else date) - took
 
-    async def _body(self, response: aiohttp.ClientResponse, url: URL) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, url: URL) -> HttpResponse:
+        has_end, body = await self._body(response, url)
+        chunks = response.headers.get("Transfer-Encoding", "").lower()
+        states_end = has_end or "Content-Length" in response.headers or "chunked" in chunks
+        is_open = not states_end and response.status < 300
+        if is_open and await off_loop(len(body), lacks_end, body):
+            raise self.error(url, "cut its answer off", _NETWORK, transient=True)
+        return HttpResponse(url, response.status, response.headers, body, states_end)
+
+    async def _body(self, response: aiohttp.ClientResponse, url: URL) -> tuple[bool, bytes]:
+        """Return whether the body has an end of its own, and its bytes."""
         # It returns its content without copying it.
         body = io.BytesIO()
         packed = 0
@@ -280,9 +319,10 @@ class HttpTransport:
             unpacker.finish()
         except DecompressionError as error:
             problem = self.masked(str(error))[:_LONGEST_PROBLEM]
+            transient = not isinstance(error, UnknownEncodingError)
         else:
-            return body.getvalue()
-        raise self.error(url, problem, "check what it answers", transient=True)
+            return unpacker.is_over, body.getvalue()
+        raise self.error(url, problem, "check what it answers", transient=transient)
 
     def _too_large(self, url: URL) -> SourceError:
         return SourceError(
@@ -297,11 +337,14 @@ class HttpTransport:
     ) -> SourceError:
         """Return an error without the original's own text, which may hold the address."""
         problem, step, transient = _described(error)
+        kind: type[SourceError] = SourceError
+        if isinstance(error, aiohttp.ClientHttpProxyError) or _is_unreachable(error):
+            kind = UnreachableError if proxy is None else ProxyFailedError
         if proxy is not None:
             problem += f" through the proxy {self.redact_url(proxy)}"
         problem = f"{problem} ({type(error).__name__})"
         return self.error(
-            url, problem, step, transient=transient, kind=_kind(error) if transient else SourceError
+            url, problem, step, transient=transient, kind=kind if transient else SourceError
         )
 
     def error(
@@ -318,15 +361,14 @@ class HttpTransport:
         return kind(self.masked(with_step(problem, step)), self._source_id, transient=transient)
 
 
-def _kind(error: Exception) -> type[SourceError]:
-    """Return the class of the error: the host is down, or one of its paths is."""
-    unreachable = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-    return UnreachableError if unreachable else SourceError
+def _is_unreachable(error: Exception) -> bool:
+    """Return whether no connection was made: to the host, or to the proxy if there is one."""
+    return isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
 
 
 def _described(error: aiohttp.ClientError | OSError | UnicodeError) -> tuple[str, str, bool]:
     """Return the problem, the next step, and whether the same request may succeed later."""
-    step = "check the address and the network"
+    step = _NETWORK
     if isinstance(error, UnicodeError):
         return "has an invalid host name", "check the address", False
     if isinstance(error, aiohttp.ClientSSLError) or isinstance(error.__cause__, ssl.SSLError):
@@ -354,4 +396,4 @@ def _described(error: aiohttp.ClientError | OSError | UnicodeError) -> tuple[str
 
 def address(url: str | URL, params: Parameters | None) -> URL:
     """Return ``url`` with ``params``, which replace parameters of the same names."""
-    return URL(url).update_query(params) if params else URL(url)
+    return with_parameters(url if isinstance(url, URL) else as_written(url), params or {})

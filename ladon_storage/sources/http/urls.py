@@ -1,11 +1,15 @@
-"""URLs: which are valid, how they are redacted, and which may receive the same secrets."""
+"""URLs: which are valid, how they are redacted, and which may receive the same secrets.
+
+- A query is sent as it was written. yarl decodes and encodes one that it changes: percent codes of
+  another charset than UTF-8 are lost, and ``;`` no longer separates parameters.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus
 
 from pydantic import AfterValidator
 from yarl import URL
@@ -38,6 +42,9 @@ _SECRET_NAME = re.compile(
     r"(api|access|auth|private|account|subscription|licen[sc]e)key|"
     r"(?<!page)(?<!next)(?<!sync)(?<!skip)(?<!start)(?<!continuation)token"
 )
+_SENDABLE = re.compile(r"(?:[\w.~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*", re.ASCII)
+"""A query of nothing but the characters and the percent codes of RFC 3986."""
+
 _RANDOM = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_-]{16,}")
 
 
@@ -101,6 +108,82 @@ def with_query(url: str | URL) -> str:
         for name, value in URL(url).query.items()
     ]
     return redact_url(url) + (f"?{'&'.join(query)}" if query else "")
+
+
+def as_written(text: str) -> URL:
+    """Return the URL of a text, with its query as it is unless it cannot be sent like that.
+
+    >>> as_written("https://feeds.example.org/recent?q=%D6%d0%20%2F;all").raw_query_string
+    'q=%D6%d0%20%2F;all'
+
+    Raises:
+        ValueError: It is not a URL.
+    """
+    url = URL(text)
+    query = text.partition("#")[0].partition("?")[2]
+    return _with_raw_query(url, query) if _SENDABLE.fullmatch(query) else url
+
+
+def normalized(url: URL) -> URL:
+    """Return ``url`` for a comparison, as it may be written in several ways.
+
+    >>> normalized(as_written("https://example.org/?q=%7e%20")).raw_query_string
+    'q=~+'
+    """
+    return URL(str(url))
+
+
+def with_parameters(url: URL, parameters: Mapping[str, str | int]) -> URL:
+    """Return ``url`` with parameters, which replace those of the same names; the others stay.
+
+    >>> str(with_parameters(URL("https://example.org/?page=1&q=caf%E9"), {"page": 2, "size": 9}))
+    'https://example.org/?page=2&q=caf%E9&size=9'
+    """
+    if not parameters:
+        return url
+    new = {
+        name: URL().with_query({name: value}).raw_query_string for name, value in parameters.items()
+    }
+    left = dict(new)
+    query = []
+    for part in _parts(url):
+        name, _ = _decoded(part)
+        if name not in new:
+            query.append(part)
+        elif name in left:
+            query.append(left.pop(name))
+    return _with_raw_query(url, "&".join([*query, *left.values()]))
+
+
+def with_those(url: URL, is_kept: Callable[[str, str], bool]) -> URL:
+    """Return ``url`` with those parameters of its query whose name and value are kept.
+
+    >>> str(with_those(URL("https://example.org/?q=caf%E9&page=2"), lambda name, _: name != "page"))
+    'https://example.org/?q=caf%E9'
+    """
+    return _with_raw_query(url, "&".join(part for part in _parts(url) if is_kept(*_decoded(part))))
+
+
+def _parts(url: URL) -> list[str]:
+    query = url.raw_query_string.removesuffix("&")
+    return query.split("&") if query else []
+
+
+def _encoded(parameters: Mapping[str, str | int]) -> str:
+    return URL().with_query(parameters).raw_query_string
+
+
+def _decoded(part: str) -> tuple[str, str]:
+    name, _, value = part.partition("=")
+    return unquote_plus(name), unquote_plus(value)
+
+
+def _with_raw_query(url: URL, query: str) -> URL:
+    if query == url.raw_query_string:
+        return url
+    fragment = f"#{url.raw_fragment}" if url.raw_fragment else ""
+    bare = str(url.with_query(None).with_fragment(None))
+    return URL(f"{bare}{'?' if query else ''}{query}{fragment}", encoded=True)
 
 
 def is_same_host(one: str | URL, other: str | URL) -> bool:

@@ -10,7 +10,7 @@ import re
 from yarl import URL
 
 from ladon_storage.sources.http.client import HttpResponse
-from ladon_storage.sources.http.urls import LONGEST_ADDRESS, check_url
+from ladon_storage.sources.http.urls import LONGEST_ADDRESS, as_written, check_url
 
 _QUOTED = r"\"(?:[^\"\\]|\\.)*\""
 # The last but one is that of RFC 8187, with a charset: UTF-8''a%20title.
@@ -107,7 +107,7 @@ def link_target(answer: HttpResponse, link: object, *, keep_host: bool = False) 
             link = link.get("href")
         if not isinstance(link, str):
             raise ValueError  # noqa: TRY301 - the same to the reader
-        there = URL(link.strip())
+        there = as_written(link.strip())
         if not there.host and (there.scheme or link.strip().startswith("//")):
             raise ValueError  # noqa: TRY301
         if there.raw_user is not None:

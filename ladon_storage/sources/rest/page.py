@@ -9,6 +9,7 @@ from typing import Any
 from yarl import URL
 
 from ladon_storage.sources.http.client import HttpResponse
+from ladon_storage.sources.http.urls import normalized
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class PageRequest:
     @property
     def place(self) -> str:
         """The identity of the request among the requests of a list."""
-        return repr((str(self.url), self.query, self.body))
+        url = None if self.url is None else normalized(self.url)
+        return repr((str(url), self.query, self.body))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 from yarl import URL
 
 from ladon_storage.sources.http.client import HttpResponse
-from ladon_storage.sources.http.urls import LONGEST_ADDRESS
+from ladon_storage.sources.http.urls import LONGEST_ADDRESS, normalized
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.message_words import CUTS
@@ -350,7 +350,7 @@ def _leads_nowhere(answer: HttpResponse, link: object, position: int | None) -> 
         target = answer.url.join(URL(link))
     except ValueError:
         return False
-    if target == answer.url:
+    if normalized(target) == normalized(answer.url):
         return True
     skipped = [
         int(value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ladon_storage.sources.http.urls import with_parameters
 from ladon_storage.sources.rest.listing import ListPage
 from ladon_storage.sources.rest.names import count_in, names, plain
 from ladon_storage.sources.rest.page import PageRequest
@@ -76,7 +77,7 @@ class PageTrail:
             return
         [(name, number)] = numbers
         if number > self._number + 1 and self.passed_over is None:
-            url = request.url.update_query({name: str(number - 1)})
+            url = with_parameters(request.url, {name: str(number - 1)})
             self.passed_over = replace(request, url=url)
         self._number = number
 
@@ -114,7 +115,7 @@ def values_of(request: PageRequest) -> list[tuple[str, str]]:
 def _replaced(paging: Pagination, request: PageRequest, name: str, value: str) -> PageRequest:
     """Return a request with another value of a parameter."""
     if request.url is not None:
-        return replace(request, url=request.url.update_query({name: value}))
+        return replace(request, url=with_parameters(request.url, {name: value}))
     is_number = isinstance({**request.query, **request.body}[name], int)
     sent = int(value) if is_number and value.isdecimal() else value
     return _with(request, getattr(paging, "location", "query"), {name: sent})
