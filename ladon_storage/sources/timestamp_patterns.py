@@ -1,20 +1,23 @@
 """Patterns of times, such as ``%d/%b/%Y:%H:%M:%S %z``, the same in every locale.
 
 - Names of months and days are English, whatever the locale of the process is.
-- A pattern that ends in a literal ``Z``, or another zone, is in that zone whatever was declared.
+- A pattern with a literal ``Z`` or offset behind its clock is in that zone, whatever was declared.
   Likewise one with ``%z`` or ``%s`` defines an instant.
+- A name such as ``CET`` is no fixed offset: the declared zone tells it, and without one it is
+  refused, unless it is a name of RFC 2822. Other letters, such as ``Uhr``, are letters.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 from ladon_storage.sources.timestamp_texts import (
     EPOCH,
     MONTHS,
     WEEKDAYS,
+    ZONE_HOURS,
     clocked,
     day_of_year,
     hour_of_half,
@@ -43,24 +46,72 @@ _READ = {
     "%%": "%",
 }
 _READ |= {"%B": _READ["%b"], "%h": _READ["%b"], "%A": _READ["%a"], "%e": _READ["%d"]}
-_ZONE_AT_END = re.compile(r"(?:Z|UTC|GMT|([+-]\d\d:?\d\d))'?$")
 _DIRECTIVE = re.compile(r"%.?", re.DOTALL)
+_CLOCK = {"%H", "%I", "%M", "%S", "%f", "%p", "%k", "%l", "%P", "%r", "%c", "%X"}
+_HALVES = {"%p", "%P", "%r", "%c", "%X"}
+_HOURS = {"%H", "%k", "%s", *_HALVES}
+
+# What the letters behind a clock may state; in lower case, most are words of a language.
+_OFFSET = re.compile(
+    r"[+-](?:0\d|1[0-4]|(?:(?<=UTC[+-]|GMT[+-])|(?<=UTC [+-]|GMT [+-]))\d)(?::?[0-5]\d)?(?!\d)",
+    re.IGNORECASE,
+)
+_UTC = re.compile(r"(?<![A-Za-z])(?:Z|UT|(?i:UTC|GMT|Zulu))(?![A-Za-z])|^z$")
+_NAME = re.compile(
+    r"(?<![A-Za-z])(?:[A-Z][A-Z]T|[ECMP]T|(?:A[CEKW]|NZ|HA|SA|Ch)[SD]T|[CEW]EST|MS[KD]|[MOW]ES?Z|"
+    r"(?:Standard|Daylight|Summer) Time|[A-Z][a-z]+/[A-Z][A-Za-z_]+)"
+    r"(?![A-Za-z])"
+)
+_HALF = re.compile(r"[AP]\.?M\.?", re.IGNORECASE)
 
 
-def zone_in(pattern: str) -> tzinfo | None:
-    """Return the zone that a pattern states in its last letters; ``None``: it states none.
+def zone_of_clock(pattern: str, declared: tzinfo = UTC) -> tzinfo:
+    """Return the zone of a pattern's times: the one that its letters state, or the declared one.
 
-    >>> zone_in("%Y-%m-%dT%H:%M:%SZ"), zone_in("%H:%M +02:00"), zone_in("%H:%M")
-    (datetime.timezone.utc, datetime.timezone(datetime.timedelta(seconds=7200)), None)
+    Raises:
+        ValueError: They name a zone without a fixed offset, and none but UTC was declared.
+
+    >>> zone_of_clock("%Y-%m-%dT%H:%M:%SZ"), zone_of_clock("%H:%M UTC+2")
+    (datetime.timezone.utc, datetime.timezone(datetime.timedelta(seconds=7200)))
     """
-    *_, last = _DIRECTIVE.split(pattern)
-    found = _ZONE_AT_END.search(last)
-    return None if found is None else offset_zone(found[1] or "Z")
+    if tells_instant(pattern):
+        return declared
+    letters, _ = _behind_clock(pattern)
+    if found := _OFFSET.search(letters):
+        return offset_zone(found[0])
+    if _UTC.search(letters):
+        return UTC
+    named = _NAME.search(letters)
+    if named is None or declared is not UTC:
+        return declared
+    if named[0] in ZONE_HOURS:
+        return timezone(timedelta(hours=ZONE_HOURS[named[0]]))
+    raise ValueError(
+        f"{pattern} names the zone {named[0]!r}, which has no fixed offset; set zone to the one "
+        "that is meant, such as Europe/Berlin, or Etc/UTC"
+    )
+
+
+def _behind_clock(pattern: str) -> tuple[str, bool]:
+    """Return the letters behind a pattern's clock, or all without one, and if they are its end."""
+    parts = ["", *_DIRECTIVE.findall(_long(pattern))]
+    last = max((n for n, part in enumerate(parts) if part in _CLOCK), default=0)
+    return " ".join(_DIRECTIVE.split(_long(pattern))[last:]).strip(), last == len(parts) - 1 > 0
+
+
+def check_hours(pattern: str) -> None:
+    """Raise `ValueError` if a pattern's hours are those of either half of a day."""
+    parts = {*_DIRECTIVE.findall(_long(pattern))}
+    letters, is_end = _behind_clock(pattern)
+    if is_end and (half := _HALF.fullmatch(letters)) and not parts & _HALVES:
+        raise ValueError(f"should be a pattern with %I, and with %p in place of {half[0]}")
+    if parts & {"%I", "%l"} and not parts & _HOURS:
+        raise ValueError("should be a pattern with %p next to %I, or with %H for 24 hours")
 
 
 def tells_instant(pattern: str) -> bool:
     """Return whether a text of the pattern is the same instant in any zone."""
-    return bool({"%z", "%s"}.intersection(_DIRECTIVE.findall(_long(pattern))))
+    return bool({"%z", "%Z", "%s"}.intersection(_DIRECTIVE.findall(_long(pattern))))
 
 
 def reader_of(pattern: str) -> Callable[[str], datetime]:
@@ -68,7 +119,7 @@ def reader_of(pattern: str) -> Callable[[str], datetime]:
 
     Raises:
         ValueError: The pattern has an unknown directive, has one twice, or does not determine the
-            day.
+            day, or the half of it.
 
     >>> reader_of("%d/%b/%Y:%H:%M:%S %z")("27/Aug/2024:12:00:00 +0200").isoformat()
     '2024-08-27T12:00:00+02:00'
@@ -83,6 +134,7 @@ def reader_of(pattern: str) -> Callable[[str], datetime]:
     )
     if not by_date and "%s" not in named:
         raise ValueError("should be a pattern with a year, a month and a day")
+    check_hours(pattern)
     literals = _DIRECTIVE.split(pattern)
     expression = "".join(
         _literal(text) + (_READ[part] if part else "")
@@ -92,14 +144,12 @@ def reader_of(pattern: str) -> Callable[[str], datetime]:
         form = re.compile(expression, re.IGNORECASE | re.ASCII)
     except re.error:
         raise ValueError("should be a pattern that has each directive once") from None
-    zone = zone_in(pattern)
 
     def read(text: str) -> datetime:
         found = form.fullmatch(" ".join(text.split()))
         if found is None:
             raise ValueError(f"should be written as {pattern}")
-        moment = _moment(found.groupdict())
-        return moment if zone is None or moment.tzinfo else moment.replace(tzinfo=zone)
+        return _moment(found.groupdict())
 
     return read
 
@@ -150,12 +200,13 @@ def _moment(part: dict[str, str | None]) -> datetime:
         month = month_number(part.get("m") or part.get("b") or "")
         day = datetime(int(year), month, int(part.get("d") or 0))  # noqa: DTZ001 - no zone yet
     hour = int(part.get("H") or part.get("I") or 0)
-    if part.get("I") and (half := part.get("p")):
-        hour = hour_of_half(hour, half)
+    # From 13 on the half repeats what the hour says; up to 12 it is a part of it.
+    if (half := part.get("p")) and (part.get("I") or hour <= 12):
+        hour = hour_of_half(hour if part.get("I") else hour or 12, half)
     moment = clocked(day, hour, int(part.get("M") or 0), int(part.get("S") or 0), part.get("f"))
-    if part.get("Z"):
-        return moment.replace(tzinfo=UTC)
-    return moment.replace(tzinfo=offset_zone(offset)) if (offset := part.get("z")) else moment
+    if offset := part.get("z"):  # which may follow a name, as in GMT+0200
+        return moment.replace(tzinfo=offset_zone(offset))
+    return moment.replace(tzinfo=UTC) if part.get("Z") else moment
 
 
 def _century(digits: str) -> str:

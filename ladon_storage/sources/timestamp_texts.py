@@ -27,7 +27,7 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # The names in RFC 2822; any other abbreviation means several zones.
-_ZONE_HOURS = {"EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8} | {
+ZONE_HOURS = {"EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8} | {
     "PDT": -7,
     **dict.fromkeys(("UTC", "GMT", "UT", "Z"), 0),
 }
@@ -324,6 +324,6 @@ def offset_zone(offset: str) -> tzinfo:
 def _zone(name: str, offset: str | None) -> tzinfo:
     if offset:
         return offset_zone(offset)
-    if name not in _ZONE_HOURS:
+    if name not in ZONE_HOURS:
         raise ValueError("no zone that is one alone")
-    return timezone(timedelta(hours=_ZONE_HOURS[name]))
+    return timezone(timedelta(hours=ZONE_HOURS[name]))

@@ -62,7 +62,7 @@ def timestamp_parser(forms: str | Sequence[str], zone: tzinfo = UTC) -> Timestam
     text, and any unambiguous count from 1970.
 
     Raises:
-        ValueError: The format is unknown.
+        ValueError: The format is unknown, or names a zone that only a declared one tells.
 
     >>> timestamp_parser(["%d.%m.%Y", "iso"])("27.08.2024").isoformat()
     '2024-08-27T00:00:00+00:00'
@@ -88,7 +88,7 @@ def _parser_of(form: str, zone: tzinfo) -> TimestampParser:
         return unix_timestamps(PER_SECOND[form])
     if form == "iso":
         return any_timestamps(zone)
-    of_pattern = time_patterns.reader_of(form)
+    of_pattern, zone = time_patterns.reader_of(form), time_patterns.zone_of_clock(form, zone)
 
     def read(value: object) -> datetime:
         if isinstance(value, bool) or not isinstance(value, str | int | Number):
@@ -355,6 +355,7 @@ def check_format(value: str) -> str:
             f"should be one of iso, {', '.join(PER_SECOND)}, date, or a pattern such as "
             "%Y-%m-%dT%H:%M:%SZ"
         )
+    time_patterns.check_hours(value)
     return value
 
 
@@ -402,7 +403,7 @@ def format_timestamp(instant: datetime, form: str, zone: tzinfo = UTC, *, up: bo
         count = (instant - EPOCH) // _MICROSECOND * PER_SECOND[form]
         return str(-(-count // 1_000_000) if up else count // 1_000_000)
     pattern = "%Y-%m-%d" if form == "date" else form
-    zone = time_patterns.zone_in(pattern) or zone
+    zone = time_patterns.zone_of_clock(pattern, zone)
     step = _step_of(pattern)
     if time_patterns.tells_instant(pattern):
         local = instant.astimezone(zone)

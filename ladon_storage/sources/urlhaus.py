@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ _MARGIN = timedelta(days=1)
 
 _STATED = re.compile(r"^# *Number of entries: *(\d+)", re.MULTILINE)
 _HEADER_LINE = re.compile(r"[^\n]*\n")
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _ROW_BEGINS = re.compile(rb'\n(?="?\d+"?,)')
 _BLOCK_BYTES = 2**24
 """Bytes of a dump after which the next row begins another text."""
@@ -217,6 +219,8 @@ class UrlHaus(SourceSettings):
             )
 
     def _rows(self, body: bytes, span: _Span) -> Iterator[Item]:
+        if body.startswith(_UTF_16) or b"\0" in body[:2]:
+            raise self._error(f"is not UTF-8, but UTF-16: it begins with {body[:4]!r}")
         if not body.endswith(b"\n"):
             raise self._error(
                 f"was cut off: after {len(body)} bytes it ends in the middle of a line"

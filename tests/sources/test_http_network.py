@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import json
 import logging
 import re
 import ssl
 import time
 import traceback
+import zipfile
 import zlib
 from base64 import b64encode
 from contextlib import suppress
@@ -45,6 +47,20 @@ PROXY_VARIABLES = [
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
     for each in (name, name.upper())
 ]
+
+
+def zipped(*texts: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for number, text in enumerate(texts):
+            archive.writestr(f"{number}.json", text)
+    return file.getvalue()
+
+
+def encrypted(body: bytes) -> bytes:
+    """Return a ZIP file whose directory says that its member is encrypted."""
+    place = body.index(b"PK\x01\x02") + 8
+    return body[:place] + b"\x01" + body[place + 1 :]
 
 
 def gzipped(body: bytes) -> bytes:
@@ -493,6 +509,8 @@ RAW = RAW_DEFLATE.compress(b"[1]") + RAW_DEFLATE.flush()
         ("gzip,aws-chunked", gzipped(b"[1]")),
         ("aws-chunked, x-gzip", gzipped(b"[1]")),
         ("utf-8", gzipped(b"[1]")),
+        ("", zipped(b"[1]")),
+        ("identity", zipped(b"[1]", method=zipfile.ZIP_STORED)),
     ],
 )
 async def test_packed_answer_is_unpacked(name: str, body: bytes) -> None:
@@ -501,14 +519,15 @@ async def test_packed_answer_is_unpacked(name: str, body: bytes) -> None:
         assert await fetch(feed.url) == [1]
 
 
-@pytest.mark.parametrize("name", ["gzip", "deflate", "identity"])
+@pytest.mark.parametrize("name", ["gzip", "deflate", "identity", "zip"])
 @pytest.mark.parametrize("kept", [0.2, 0.9, -1, -5])
 async def test_packed_answer_that_was_cut_is_asked_for_again(name: str, kept: float) -> None:
     """A stream without its end was cut, though as many bytes came as were announced."""
     text = b"id,dateadded\n" + b"1,2024-01-01\n" * 5_000
-    whole = zlib.compress(text) if name == "deflate" else gzipped(text)
+    packed = {"deflate": zlib.compress(text), "zip": zipped(text)}
+    whole = packed.get(name, gzipped(text))
     cut = whole[: int(len(whole) * kept)] if kept > 0 else whole[: int(kept)]
-    headers = {"Content-Encoding": name}
+    headers = {"Content-Encoding": "" if name == "zip" else name}
     async with (
         FeedServer(Answer(cut, headers=headers), Answer(whole, headers=headers)) as feed,
         source_http("feed") as client,
@@ -563,6 +582,36 @@ async def test_packing_that_nothing_here_undoes_is_refused_at_once(
     assert len(feed.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (zipped(b"[1]", b"[2]"), "is a ZIP file with 2 members instead of one"),
+        (zipped(), "is a ZIP file with 0 members instead of one"),
+        (encrypted(zipped(b"[1]")), "is an encrypted ZIP file"),
+        (zipped(b"[1]", method=zipfile.ZIP_LZMA), "of the compression method 14"),
+        (zipped(b"[1]", method=zipfile.ZIP_STORED).replace(b"[1]", b"[2]"), "Bad CRC-32"),
+        (zipped(*[b""] * 20_000), "with too large a directory for one member"),
+        (zipped(b"[1]")[:-22], "was cut off within its ZIP file"),
+    ],
+    ids=["two", "none", "encrypted", "method", "damaged", "many", "cut"],
+)
+async def test_zip_file_without_one_readable_member_is_refused(body: bytes, message: str) -> None:
+    """A choice among members would be a guess, and a part of one is no document."""
+    async with FeedServer(*[Answer(body)] * 5) as feed:
+        error = await failure(feed.url)
+
+    assert message in str(error)
+
+
+@pytest.mark.parametrize("body", [zipped(b"[1]"), b"PK", b"P", b"", b"PK\x03", b"PK,1\n"])
+def test_file_is_recognised_however_its_bytes_arrive(body: bytes) -> None:
+    """The first of them may come alone, and those of a text are its text."""
+    unpacker = packing.Decompressor("")
+    parts = [step for n in range(len(body)) for step in unpacker.unpacked(body[n : n + 1])]
+
+    assert b"".join([*parts, *unpacker.finish()]) == (b"[1]" if len(body) > 9 else body)
+
+
 def test_packing_is_asked_for_only_where_its_library_is() -> None:
     """Nobody sends brotli or zstd where nothing here can unpack it."""
     asked = set(packing.ACCEPTED.split(", "))
@@ -589,14 +638,18 @@ async def test_host_that_is_no_name_is_an_error_of_ours(host: str) -> None:
     assert not error.transient
 
 
-async def test_few_packed_bytes_fill_no_memory() -> None:
+@pytest.mark.parametrize("name", ["gzip", "zip"])
+async def test_few_packedtes_fill_no_memory(name: str) -> None:
     """A limit holds for what is unpacked, and is noticed while it is unpacked."""
-    bomb = gzipped(b"0" * 2**24)
-    async with FeedServer(Answer(bomb, headers={"Content-Encoding": "gzip"})) as feed:
+    bomb = zipped(b"0" * 2**24) if name == "zip" else gzipped(b"0" * 2**24)
+    encoding = "" if name == "zip" else name
+    async with FeedServer(Answer(bomb, headers={"Content-Encoding": encoding})) as feed:
         error = await failure(feed.url, Connection(max_bytes=2**20))
 
     assert "sends more than 1048576 bytes" in str(error)
-    steps = list(packing.Decompressor("gzip").unpacked(bomb))
+    unpacker = packing.Decompressor(encoding)
+    steps = [*unpacker.unpacked(bomb), *unpacker.finish()]
+    assert len(steps) > 1
     assert max(map(len, steps)) <= packing.STEP_BYTES
 
 

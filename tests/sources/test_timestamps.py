@@ -20,7 +20,7 @@ from ladon_storage.collection.records import Record
 from ladon_storage.collection.run import run
 from ladon_storage.sources import source_from
 from ladon_storage.sources.json.items import ItemReader
-from ladon_storage.sources.timestamp_patterns import reader_of, zone_in
+from ladon_storage.sources.timestamp_patterns import reader_of, zone_of_clock
 from ladon_storage.sources.timestamps import (
     any_timestamps,
     check_format,
@@ -333,12 +333,80 @@ def test_text_of_another_pattern_is_refused(told: Any) -> None:
         ("%Y-%m", "a year, a month and a day"),
         ("%Y-%m-%d %Q %", "without %, %Q"),
         ("%Y-%m-%d %d", "each directive once"),
+        ("%Y-%m-%d %I:%M:%S", "with %p next to %I, or with %H"),
+        ("%Y-%m-%d %H:%M PM", "with %p in place of PM"),
     ],
 )
 def test_form_that_says_no_instant_is_refused(form: str, message: str) -> None:
     """It is told when the source is made."""
     with pytest.raises(ValueError, match=message):
         check_readable_format(form)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("08/27/2024 03:04:05 PM", "2024-08-27T15:04:05"),
+        ("08/27/2024 03:04:05 AM", "2024-08-27T03:04:05"),
+        ("08/27/2024 12:30:00 AM", "2024-08-27T00:30:00"),
+        ("08/27/2024 12:30:00 PM", "2024-08-27T12:30:00"),
+        ("08/27/2024 15:04:05 PM", "2024-08-27T15:04:05"),
+        ("08/27/2024 00:30:00 AM", "2024-08-27T00:30:00"),
+        ("08/27/2024 00:30:00 PM", "2024-08-27T12:30:00"),
+    ],
+)
+def test_half_of_a_day_next_to_24_hours_counts(text: str, expected: str) -> None:
+    """A clock of 24 hours repeats it; one of 12 hours, for which %H was written, means it."""
+    assert timestamp_parser("%m/%d/%Y %H:%M:%S %p")(text) == utc(expected)
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d %I:%M", "%d/%m/%Y %H:%M AM"])
+def test_bound_without_the_half_of_its_day_is_refused(form: str) -> None:
+    """An API would take the afternoon for the morning, and leave records out."""
+    with pytest.raises(ValueError, match="%p"):
+        check_format(form)
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "expected"),
+    [
+        ("%Y-%m-%d %H:%M UTC+2", "2024-08-27 12:00 UTC+2", "2024-08-27T10:00"),
+        ("%Y-%m-%d %H:%M GMT +1", "2024-08-27 12:00 GMT +1", "2024-08-27T11:00"),
+        ("%Y-%m-%d %H:%M:%S-05", "2024-08-27 12:00:00-05", "2024-08-27T17:00"),
+        ("%Y-%m-%d %H:%M (UTC)", "2024-08-27 12:00 (UTC)", "2024-08-27T12:00"),
+        ("%Y-%m-%d %H:%M:%Sz", "2024-08-27 12:00:00Z", "2024-08-27T12:00"),
+        ("%a %b %d %H:%M:%S UTC %Y", "Tue Aug 27 12:00:00 UTC 2024", "2024-08-27T12:00"),
+        ("%b %d %Y %H:%M:%S %Z%z", "Aug 27 2024 12:00:00 GMT+0200", "2024-08-27T10:00"),
+        # The declared zone tells what a name, or no zone at all, leaves open.
+        ("%Y-%m-%d %H:%M CET", "2024-08-27 12:00 CET", "2024-08-27T10:00"),
+        ("%Y-%m-%d %H:%M MESZ", "2024-08-27 12:00 MESZ", "2024-08-27T10:00"),
+        ("%Y-%m-%d %H:%M EST", "2024-08-27 12:00 EST", "2024-08-27T10:00"),
+        ("%H:%M Uhr am %d.%m.%Y", "12:00 Uhr am 27.08.2024", "2024-08-27T10:00"),
+        ("%d.%m.%Y %Hh%M", "27.08.2024 12h00", "2024-08-27T10:00"),
+        ("%H:%M z %d.%m.%Y", "12:00 z 27.08.2024", "2024-08-27T10:00"),
+        ("%Y-%m-%d %H:%M LT", "2024-08-27 12:00 LT", "2024-08-27T10:00"),
+    ],
+)
+def test_zone_behind_the_clock_of_a_pattern_counts(form: str, text: str, expected: str) -> None:
+    """A zone that is matched as letters alone would be thrown away."""
+    assert timestamp_parser(form, BERLIN)(text) == utc(expected)
+    check_format(form)
+
+
+def test_zone_name_without_a_fixed_offset_needs_a_declared_zone() -> None:
+    """Names of RFC 2822 have one, as in texts without a pattern; any other would be read as UTC."""
+    for name in ("CET", "MESZ", "JST", "IST", "AEDT", "ET", "Europe/Paris"):
+        with pytest.raises(ValueError, match=f"names the zone '{name}'.* set zone"):
+            timestamp_parser(f"%Y-%m-%d %H:%M {name}")
+        with pytest.raises(ValueError, match=f"names the zone '{name}'"):
+            format_timestamp(MOMENT, f"%Y-%m-%d %H:%M {name}")
+    for word in ("Uhr", "h", "hrs", "local time", "LOCAL", "o'clock", "est"):
+        read = timestamp_parser(f"%Y-%m-%d %H:%M {word}")
+        assert read(f"2024-08-27 12:00 {word}") == utc("2024-08-27 12:00"), word
+
+    assert timestamp_parser("%Y-%m-%d %H:%M EST")("2024-08-27 12:00 EST") == utc("2024-08-27 17:00")
+    assert format_timestamp(MOMENT, "%Y-%m-%d %H:%M EST") == "2024-08-27 07:00 EST"
+    assert format_timestamp(MOMENT, "%Y-%m-%d %H:%M CET", BERLIN) == "2024-08-27 14:00 CET"
 
 
 @pytest.fixture
@@ -460,6 +528,8 @@ def test_start_in_an_hour_that_comes_twice_is_its_beginning() -> None:
         ("%Y-%m-%dT%H:%M:%S+00:00", "2024-08-27T12:00:00+00:00"),
         ("%Y-%m-%dT%H:%M:%S+09:00", "2024-08-27T21:00:00+09:00"),
         ("%Y-%m-%dT%H:%M:%S%z", "2024-08-27T14:00:00+0200"),
+        ("%Y-%m-%d %H:%M %Z", "2024-08-27 14:00 CEST"),
+        ("%Y-%m-%d %H:%M UTC+1", "2024-08-27 13:00 UTC+1"),
         ("%Y-%m-%dT%H:%M:%S", "2024-08-27T14:00:00"),
         ("%s", "1724760000"),
         ("date", "2024-08-27"),
@@ -472,7 +542,7 @@ def test_start_in_an_hour_that_comes_twice_is_its_beginning() -> None:
 def test_bound_is_told_in_the_zone_that_it_names(form: str, expected: str) -> None:
     """A literal Z is UTC, whatever the clock of the API is; what tells no zone is that clock's."""
     assert format_timestamp(MOMENT, check_format(form), BERLIN) == expected
-    assert zone_in("%H:%M") is None
+    assert zone_of_clock("%H:%M") is UTC
 
 
 def test_bound_at_the_ends_of_the_calendar_is_told() -> None:

@@ -3,6 +3,7 @@
 - A stream has an end marker of its own. A stream without it was cut, even if as many bytes arrived
   as were announced: a cache that kept half of an answer announces the half.
 - A step returns at most `STEP_BYTES`, however far a few compressed bytes expand.
+- A gzip or ZIP file that is served as it is is unpacked by its first bytes, which no text has.
 - Only encodings that can be decompressed here are requested: brotli and zstd need a library.
 - An encoding that is no compression is passed over: a charset, or `aws-chunked` of a storage.
 """
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Protocol
+
+from ladon_storage.sources.http.zip_files import FIRST_BYTES, ZipFileContent, ZipFileError
 
 STEP_BYTES = 2**18
 """Decompressed bytes of one step."""
@@ -174,6 +177,8 @@ class Decompressor:
             )
         self._stream: _Stream | None = None
         self._has_begun, self._stated_by = False, "header"
+        self._head = b""
+        self._zip: ZipFileContent | None = None
 
     @property
     def is_over(self) -> bool:
@@ -186,11 +191,11 @@ class Decompressor:
         Raises:
             DecompressionError: They are not compressed as the answer declares.
         """
-        if not self._has_begun and self._may_be_framed and _FRAME.match(data):
-            raise UnknownEncodingError(f"is divided into chunks by {_FRAMED!r}")
-        if not self._has_begun and not self._name and data.startswith(_GZIP_FILE):
-            self._name, self._stated_by = "gzip", "first byte"
-        self._has_begun = True
+        if not self._has_begun and not (data := self._begun(data)):
+            return
+        if self._zip is not None:
+            self._zip.add(data)
+            return
         if not self._name:
             yield data
             return
@@ -211,14 +216,36 @@ class Decompressor:
             return
         raise DecompressionError(problem)
 
-    def finish(self) -> None:
-        """Finish the body.
+    def finish(self) -> Iterator[bytes]:
+        """Yield what remains of the body at its end: the content of a ZIP file.
 
         Raises:
-            DecompressionError: Its stream has no end: it was cut.
+            DecompressionError: It was cut, or is a ZIP file that cannot be unpacked.
         """
+        if not self._has_begun:
+            yield self._head
+        if self._zip is not None:
+            try:
+                yield from self._zip.steps(STEP_BYTES)
+            except ZipFileError as error:
+                raise DecompressionError(str(error)) from error
         if self._stream is not None and not self._stream.is_over:
             raise DecompressionError(f"was cut off within its {self._name} stream")
+
+    def _begun(self, data: bytes) -> bytes:
+        """Return the first bytes of a body as soon as they show whether it is a file."""
+        if self._may_be_framed and _FRAME.match(data):
+            raise UnknownEncodingError(f"is divided into chunks by {_FRAMED!r}")
+        self._head += data
+        is_short = len(self._head) < len(FIRST_BYTES[0])
+        if not self._name and is_short and any(b.startswith(self._head) for b in FIRST_BYTES):
+            return b""
+        if not self._name and self._head.startswith(FIRST_BYTES):
+            self._zip = ZipFileContent()
+        elif not self._name and self._head.startswith(_GZIP_FILE):
+            self._name, self._stated_by = "gzip", "first byte"
+        self._has_begun = True
+        return self._head
 
     def _following(self, data: bytes) -> bytes:
         """Return the rest after a complete stream: another stream, or nothing if it is padding."""

@@ -17,7 +17,7 @@ import asyncio
 import io
 import ssl
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -308,21 +308,24 @@ class HttpTransport:
             unpacker = Decompressor(response.headers.get("Content-Encoding", ""))
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 packed += len(chunk)
-                for step in unpacker.unpacked(chunk):
-                    body.write(step)
-                    if max(body.tell(), packed) > self._max_bytes:
-                        raise self._too_large(url)
-                    if body.tell() >= _CHUNK_BYTES:
-                        await asyncio.sleep(0)
                 if packed > self._max_bytes:
                     raise self._too_large(url)
-            unpacker.finish()
+                await self._write(body, unpacker.unpacked(chunk), url)
+            await self._write(body, unpacker.finish(), url)
         except DecompressionError as error:
             problem = self.masked(str(error))[:_LONGEST_PROBLEM]
             transient = not isinstance(error, UnknownEncodingError)
         else:
             return unpacker.is_over, body.getvalue()
         raise self.error(url, problem, "check what it answers", transient=transient)
+
+    async def _write(self, body: io.BytesIO, steps: Iterable[bytes], url: URL) -> None:
+        for step in steps:
+            body.write(step)
+            if body.tell() > self._max_bytes:
+                raise self._too_large(url)
+            if body.tell() >= _CHUNK_BYTES:
+                await asyncio.sleep(0)
 
     def _too_large(self, url: URL) -> SourceError:
         return SourceError(

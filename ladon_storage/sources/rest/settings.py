@@ -39,6 +39,7 @@ from ladon_storage.sources.json.items import ItemReader
 from ladon_storage.sources.problems import present
 from ladon_storage.sources.rest.body import put_at
 from ladon_storage.sources.rest.pagination import Location, Pagination, SinglePage
+from ladon_storage.sources.timestamp_patterns import zone_of_clock
 from ladon_storage.sources.timestamps import (
     PER_SECOND,
     ReadableFormat,
@@ -103,6 +104,11 @@ class TimeParameter(BaseModel):
         description="Time zone of a date, or of a pattern without a zone. A pattern that ends in Z "
         "is UTC.",
     )
+
+    @model_validator(mode="after")
+    def _check_zone(self) -> Self:
+        zone_of_clock(self.format, zone_of(self.zone))
+        return self
 
 
 class RestSettings(SourceSettings):
@@ -272,6 +278,7 @@ class RestSettings(SourceSettings):
             raise ValueError("a GET has no body; set the method to POST")
         if self.full_snapshot and self.overlap is not None:
             raise ValueError("a full snapshot reads everything; leave overlap empty")
+        timestamp_parser(self.timestamp_format, zone_of(self.zone))
         body = copy.deepcopy(self.body or {})
         for part in in_body:
             is_there = getattr(part, "location", "") == "body"
