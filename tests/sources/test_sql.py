@@ -331,6 +331,32 @@ async def test_texts_that_sort_wrong_are_refused_where_order_was_declared(file: 
     assert ids(await records(file.source(timestamp_format="text"))) == ["1", "2"]
 
 
+@pytest.mark.parametrize("batch", [1, 2, 100])
+async def test_texts_that_sort_wrong_are_refused_before_the_first_page(
+    file: File, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed, or follows the advice of the error, would go on behind later ones."""
+    monkeypatch.setattr(sql_table, "_TIMES", batch)
+    file.fill(*((n, f"2024-01-01 1{n}:00:00") for n in range(5)), (9, "2024-01-01T01:00:00"))
+    file.fill((7, "n/a"), (8, 5), (6, "2024-01-01 10:00:00"))
+    sink, storage = RememberingSink(), ScriptedStorage()
+
+    with pytest.raises(SourceError, match="Set timestamp_format to text"):
+        await run(file.source(page_size=1), sink, storage, run_id="1", clock=lambda: at(2000))
+    assert (sink.ids, sink.positions) == ([], {})
+    text = file.source(page_size=1, timestamp_format="text")
+    await run(text, sink, storage, run_id="2", clock=lambda: at(2000))
+
+    assert sink.ids == ["0", "1", "2", "3", "4", "6", "9"]
+
+
+async def test_forms_of_texts_that_follow_each_other_are_read(file: File) -> None:
+    """An application may change what it writes, from one day to the next."""
+    file.fill((1, "2024-01-01 23:00:00"), (2, "2024-01-02T00:00:00+00:00"), (3, "2024-01-02T01:00"))
+
+    assert ids(await records(file.source(page_size=1))) == ["1", "2", "3"]
+
+
 @pytest.mark.parametrize(
     ("naive", "instant"),
     [
