@@ -268,6 +268,13 @@ class SqlTable(BaseModel):
                 "postgresql://reader:password@db.example.org/logs, with special characters of "
                 "the password percent-encoded."
             )
+        encoding = str(url.query.get("client_encoding", ""))
+        if re.sub("[^a-z]", "", encoding.lower()) == "sqlascii":  # as PostgreSQL reads its name
+            raise ConfigurationError(
+                f"The address of source {self.source_id!r} has client_encoding={encoding}, which "
+                "makes bytes of all texts. Name the encoding that they are in, such as "
+                "client_encoding=LATIN1."
+            )
         return with_driver(url)
 
 

@@ -29,6 +29,7 @@ from sqlalchemy import (
     column,
     func,
     inspect,
+    not_,
     or_,
     select,
     table,
@@ -261,8 +262,10 @@ class TableReader:
             SourceError: Two rows have the same timestamp and id.
             SQLAlchemyError: The database refused.
         """
-        limits: list[ColumnElement[bool]] = [each.selected.is_not(None) for each in self._keys]
-        limits += self._bounds().within(start if after is None else None, until)
+        limits = [self._range(start if after is None else None, until)]
+        above = None if start is None else self._bounds().above()
+        if above is not None:
+            limits.append(not_(above))
         if after is not None:
             limits.append(behind(self._keys, after))
         size = self._layout.page_size
@@ -290,16 +293,18 @@ class TableReader:
     def unreachable(self, most: int, *, is_first: bool) -> tuple[list[Row], int]:
         """Return up to ``most`` rows that can be on no page, and the number of all such rows.
 
-        They have no timestamp or no id, or an invalid timestamp below any valid one, which only a
-        first run reads.
+        They have no timestamp or no id, or an invalid timestamp below or above any valid one, which
+        only a first run reads.
         """
         lost: list[tuple[ColumnElement[bool], ColumnElement[Any]]] = []
         if self._nullable:
             missing = or_(*(each.is_(None) for each in self._nullable))
             lost.append((missing, self._keys[1].compared.desc()))
-        below = None if is_first else self._bounds().below()
-        if below is not None:
-            lost.append((below, self._keys[0].compared))
+        if not is_first:
+            time, bounds = self._keys[0].compared, self._bounds()
+            for invalid, order in ((bounds.below(), time), (bounds.above(), time.desc())):
+                if invalid is not None:
+                    lost.append((invalid, order))
         rows: list[Row] = []
         count = 0
         for condition, order in lost:
