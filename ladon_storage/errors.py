@@ -344,6 +344,8 @@ class SourceError(CollectionError):
         source_id: The source.
         transient: Whether the same request may succeed a little later by itself.
         retry_after: Seconds that the source asked to wait, capped; ``None`` where it said nothing.
+        refutes: Whether the source is not what its settings declare, such as its ids or its order.
+            Then the position that the run wrote on its way does not count: it was made under them.
     """
 
     def __init__(
@@ -353,10 +355,12 @@ class SourceError(CollectionError):
         *,
         transient: bool = False,
         retry_after: float | None = None,
+        refutes: bool = False,
     ) -> None:
         super().__init__(message, source_id)
         self.transient = transient
         self.retry_after = retry_after
+        self.refutes = refutes
 
 
 class SourceBusyError(CollectionError):

@@ -7,6 +7,8 @@
 - A declared order is used to resume only after a complete pass has shown it. A source that breaks
   its order is read to its end without checkpoints. Until then the sink's position goes back to the
   start of the run.
+- A source that finds its declarations refuted takes its position back to the start of the run: a
+  run with others would go on behind records that these left out.
 - The watermark never moves beyond the time at which the run began to read, by the source's clock
   where its responses give it: records with later timestamps may have neighbours that come later.
 - The run fails before the watermark moves if no record can be used, or if too many cannot be used
@@ -50,7 +52,7 @@ from ladon_storage.collection.records import Columns, Page, Record
 from ladon_storage.collection.resume import ResumePoint, back, latest
 from ladon_storage.collection.reversions import Reversions
 from ladon_storage.collection.vanished import Vanished
-from ladon_storage.errors import ConfigurationError, SinkError
+from ladon_storage.errors import ConfigurationError, SinkError, SourceError
 from ladon_storage.models import EMPTY_WATERMARK
 from ladon_storage.values import to_utc
 
@@ -124,13 +126,12 @@ class Extraction:
         if self._remembers and self._must_say_where_it_starts():
             self._position = None
             await self._write(Page(), latest(start.durable))
-        most = getattr(self._sink, "batch_characters", None)
-        async with prefetch(self._pages(), self._source.source_id, most) as pages:
-            async for group in pages:
-                await self._take(group)
-                group.clear()  # its memory is that of the next one
-                if self._run.on_progress is not None:
-                    await self._run.on_progress(self._collected())
+        try:
+            await self._take_all()
+        except SourceError as error:
+            if error.refutes:
+                await self._go_back()
+            raise
         refuse_changed_feed(self._source, counts, self._limits)
         await self._vanished.refuse(counts, self._horizon)
         refuse_missed_total(self._source, counts)
@@ -143,6 +144,21 @@ class Extraction:
         if counts.is_ahead and self._began - self._horizon > _LONGEST_LEAD:
             warn_of_clock(self._source, self._horizon)
         return self._collected()
+
+    async def _take_all(self) -> None:
+        most = getattr(self._sink, "batch_characters", None)
+        async with prefetch(self._pages(), self._source.source_id, most) as pages:
+            async for group in pages:
+                await self._take(group)
+                group.clear()  # its memory is that of the next one
+                if self._run.on_progress is not None:
+                    await self._run.on_progress(self._collected())
+
+    async def _go_back(self) -> None:
+        """Return the sink's position to the start of the run, which a later one begins at again."""
+        position, durable = self._position, latest(self._start.durable)
+        if self._remembers and position is not None and position.timestamp > durable:
+            await self._write(Page(), durable)
 
     def _pages(self) -> AsyncIterator[Page]:
         start, until = self._start.instant, self._run.asked.end

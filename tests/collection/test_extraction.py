@@ -338,6 +338,30 @@ async def test_source_that_breaks_its_order_loses_nothing(caplog: pytest.LogCapt
     assert world.position.timestamp == at(8)
 
 
+@pytest.mark.usefixtures("every_page")
+async def test_position_of_refuted_settings_does_not_count() -> None:
+    """Other settings would go on behind records that these left out, though a checkpoint stands."""
+    world = World()
+    await world.run([record("1", 1)], kind=Ordered)
+    refuted = SourceError("two rows with one id", refutes=True)
+    with pytest.raises(SourceError, match="two rows"):
+        await world.run([record("4", 4)], [record("8", 8)], refuted, kind=Ordered)
+    assert world.watermark == at(8)
+
+    await world.run([record("a5", 5)], kind=Ordered)
+
+    assert world.asked_from == at(1)
+    assert world.sink.ids == ["1", "4", "8", "a5"]
+
+
+async def test_settings_refuted_before_the_first_page_leave_the_sink_alone() -> None:
+    """Nothing was promoted under them."""
+    world = World()
+    with pytest.raises(SourceError):
+        await world.run(SourceError("two rows with one id", refutes=True), kind=Ordered)
+    assert world.position is None
+
+
 async def test_order_within_a_page_is_nobodys_business() -> None:
     """A page is durable whole, or not at all."""
     world = World(MemorySink())

@@ -21,6 +21,7 @@ from psycopg.types.range import Range
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
+from ladon_storage.collection import prefetch
 from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
@@ -329,6 +330,32 @@ async def test_texts_that_sort_wrong_are_refused_where_order_was_declared(file: 
     ):
         await read(file.source(page_size=1))
     assert ids(await records(file.source(timestamp_format="text"))) == ["1", "2"]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 100])
+async def test_texts_that_sort_wrong_are_refused_before_the_first_page(
+    file: File, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed, or follows the advice of the error, would go on behind later ones."""
+    monkeypatch.setattr(sql_table, "_TIMES", batch)
+    file.fill(*((n, f"2024-01-01 1{n}:00:00") for n in range(5)), (9, "2024-01-01T01:00:00"))
+    file.fill((7, "n/a"), (8, 5), (6, "2024-01-01 10:00:00"))
+    sink, storage = RememberingSink(), ScriptedStorage()
+
+    with pytest.raises(SourceError, match="Set timestamp_format to text"):
+        await run(file.source(page_size=1), sink, storage, run_id="1", clock=lambda: at(2000))
+    assert (sink.ids, sink.positions) == ([], {})
+    text = file.source(page_size=1, timestamp_format="text")
+    await run(text, sink, storage, run_id="2", clock=lambda: at(2000))
+
+    assert sink.ids == ["0", "1", "2", "3", "4", "6", "9"]
+
+
+async def test_forms_of_texts_that_follow_each_other_are_read(file: File) -> None:
+    """An application may change what it writes, from one day to the next."""
+    file.fill((1, "2024-01-01 23:00:00"), (2, "2024-01-02T00:00:00+00:00"), (3, "2024-01-02T01:00"))
+
+    assert ids(await records(file.source(page_size=1))) == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(
@@ -696,6 +723,88 @@ async def test_timestamp_that_sorts_before_all_is_quarantined_in_each_run(
     assert ids([each for page in pages for each in page.records]) == ["4", "1"]
     rejected = sorted(each.record_id or "" for page in pages for each in page.rejects)
     assert rejected == ["2", "3", "5", "6"]
+
+
+@pytest.mark.parametrize("kind", ["TEXT", "TIMESTAMP", ""])
+@pytest.mark.parametrize("none", ["None", "NaT", "null", "n/a", "infinity"])
+async def test_text_behind_all_times_fails_no_quiet_table(file: File, kind: str, none: str) -> None:
+    """It would be in the range of each run, and be most of what a quiet one reads."""
+    file.fill(*((n, f"2024-01-01 {n:02}:00:00") for n in range(20)), kind=kind)
+    file.fill(*((n, none) for n in range(100, 120)), kind=kind)
+    source = file.source(page_size=3)
+    first = await read(source)
+    assert sum(len(page.rejects) for page in first) == 20
+
+    quiet = await read(source, utc("2024-01-01T19:00"))
+
+    assert ids([each for page in quiet for each in page.records]) == ["19"]
+    assert [len(page.rejects) for page in quiet] == [5, 0]
+
+
+async def test_times_of_a_format_that_changed_are_read_by_each_run(file: File) -> None:
+    """They are behind all others too, and must fail the run."""
+    file.fill((1, "2024-01-01"), *((n, f"Jan 2, 2024 00:{n}:00") for n in range(10, 30)))
+    file.fill((31, b"2024-01-03"))
+
+    pages = await read(file.source(), utc("2024-01-01"))
+
+    assert sum(len(page.rejects) for page in pages) == 21
+
+
+@pytest.mark.parametrize(
+    ("key", "fields", "is_told"),
+    [
+        ("tenant, id", {}, True),
+        ("tenant, id", {"id_column": "id"}, False),
+        ("tenant, id", {"id_column": ["tenant", "id"]}, False),
+        ("tenant, id", {"columns": ("id",)}, False),
+        ("id, updated_at", {}, False),
+        ("tenant, unique_id", {"id_column": "unique_id"}, False),
+    ],
+)
+async def test_rows_of_one_id_and_several_primary_keys_are_told(
+    file: File,
+    key: str,
+    fields: dict[str, Any],
+    is_told: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """They may be versions of one record, and are the rows of several tenants as often."""
+    file.run(
+        "CREATE TABLE events (tenant TEXT, id INT, unique_id INT, updated_at TEXT,"
+        f" PRIMARY KEY ({key}))"
+    )
+    rows = [(f"t{n % 3}", n // 3, n, f"2024-01-01 00:00:{n}") for n in range(10, 30)]
+    file.run("INSERT INTO events VALUES (?, ?, ?, ?)", rows)
+
+    assert len(await records(file.source(page_size=4, **fields))) == 20
+    told = [each for each in caplog.messages if "their primary keys differ" in each]
+    assert len(told) == is_told
+    if told:
+        assert 'Set id_column to ["tenant", "id"] if they are records of their own' in told[0]
+
+
+async def test_two_rows_with_one_key_name_the_primary_key(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever follows the error has each row, also of the pages that were durable before it."""
+    monkeypatch.setattr(prefetch, "GATHER_SECONDS", 0.0)
+    file.run("CREATE TABLE events (tenant, id, updated_at TEXT, PRIMARY KEY (tenant, id))")
+    rows = [("a", 1, "2024-01-01"), ("b", 1, "2024-01-02"), ("a", 2, "2024-01-03")]
+    file.run("INSERT INTO events VALUES (?, ?, ?)", [*rows, ("b", 2, "2024-01-03")])
+    sink, storage = RememberingSink(), ScriptedStorage(now=lambda: datetime.now(UTC))
+
+    with pytest.raises(SourceError, match=r'Set id_column to \["tenant", "id"\], its primary key'):
+        await run(file.source(page_size=1), sink, storage, run_id="1")
+    assert sink.ids == ["1", "1"]
+    await run(file.source(id_column=["tenant", "id"]), sink, storage, run_id="2")
+
+    assert [each for each in sink.ids if each.startswith("[")] == [
+        '["a",1]',
+        '["a",2]',
+        '["b",1]',
+        '["b",2]',
+    ]
 
 
 class TestContract(SourceContract):

@@ -7,9 +7,11 @@ import traceback
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from ladon_storage.collection.run import run
 from ladon_storage.errors import SourceError
+from ladon_storage.sources.sql.sessions import reading_engine, with_driver
 from ladon_storage.sources.sql.source import SqlTable
 from ladon_storage.testing.doubles import MemorySink, ScriptedStorage
 from tests.mariadb import PASSWORD, MariaServer
@@ -112,6 +114,46 @@ async def test_zero_date_is_quarantined_in_each_run(base: Base) -> None:
     for pages, rejected in ((first, ["1", "3"]), (later, ["1", "3"])):
         assert ids([each for page in pages for each in page.records]) == ["2"]
         assert [each.record_id for page in pages for each in page.rejects] == rejected
+
+
+@pytest.mark.parametrize("kind", ["timestamp", "datetime", "date"])
+@pytest.mark.parametrize("mode", ["DEFAULT", "'TRADITIONAL'"])
+async def test_zero_date_may_end_a_page_whatever_the_mode(base: Base, kind: str, mode: str) -> None:
+    """MySQL 8 compares nothing to it where the session does not allow it."""
+    base.run(
+        f"CREATE TABLE events (id int PRIMARY KEY, updated_at {kind} NOT NULL);"
+        "INSERT INTO events VALUES (1, 0), (2, 0), (3, '2024-01-01 00:00:00')"
+    )
+    base.run(f"SET GLOBAL sql_mode = {mode}")
+    try:
+        first = await read(base.source(page_size=1))
+        later = await read(base.source(), utc("2023-06-01"))
+        engine = reading_engine(with_driver(make_url(base.url)), timedelta(minutes=1))
+        with engine.connect() as connection:
+            mode_of_session = connection.exec_driver_sql("SELECT @@sql_mode").scalar_one()
+        engine.dispose()
+    finally:
+        base.run("SET GLOBAL sql_mode = DEFAULT")
+
+    for pages in (first, later):
+        assert ids([each for page in pages for each in page.records]) == ["3"]
+        assert [each.record_id for page in pages for each in page.rejects] == ["1", "2"]
+    assert "NO_ZERO" not in mode_of_session
+
+
+async def test_text_behind_all_times_fails_no_quiet_table(base: Base) -> None:
+    """It would be in the range of each run, and be most of what a quiet one reads."""
+    base.run(
+        "CREATE TABLE events (id int PRIMARY KEY, updated_at varchar(30));"
+        "INSERT INTO events SELECT seq, 'None' FROM seq_2_to_21;"
+        "INSERT INTO events VALUES (1, '2024-01-01')"
+    )
+    source = base.source(timestamp_format="text")
+
+    quiet = await read(source, utc("2023-12-31"))
+
+    assert ids([each for page in quiet for each in page.records]) == ["1"]
+    assert sum(len(page.rejects) for page in quiet) == 5
 
 
 # Ids.

@@ -16,7 +16,7 @@ import stamina
 
 from ladon_storage.collection.protocols import WriteResult
 from ladon_storage.collection.run import run
-from ladon_storage.errors import SourceError
+from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sinks import SqlSink
 from ladon_storage.sources.sql.source import SqlTable
 from ladon_storage.testing.doubles import MemorySink, RememberingSink, ScriptedStorage, at
@@ -476,6 +476,78 @@ async def test_time_before_all_calendars_is_quarantined_by_a_later_run(
 
     assert ids([each for page in pages for each in page.records]) == ["1", "4"]
     assert sorted(str(each.record_id) for page in pages for each in page.rejects) == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "times", "none"),
+    [
+        ("timestamptz", "datetime", "'infinity'"),
+        ("timestamp", "datetime", "'20224-03-01'"),
+        ("date", "datetime", "'infinity'"),
+        ("float8", "seconds", "'NaN'"),
+        ("text", "text", "'None'"),
+        ('text COLLATE "C"', "text", "'None'"),
+    ],
+)
+async def test_time_behind_all_calendars_fails_no_quiet_table(
+    base: Base, kind: str, times: str, none: str
+) -> None:
+    """It would be in the range of each run, and be most of what a quiet one reads."""
+    usual = "1704067200" if kind == "float8" else "'2024-01-01'"
+    base.run(f"CREATE TABLE events (id int, updated_at {kind})")
+    base.run(f"INSERT INTO events VALUES (1, {usual})")
+    base.run(f"INSERT INTO events SELECT n, {none} FROM generate_series(2, 21) n")
+    source = base.source(timestamp_format=times)
+    assert sum(len(page.rejects) for page in await read(source)) == 20
+
+    quiet = await read(source, utc("2023-12-31"))
+
+    assert ids([each for page in quiet for each in page.records]) == ["1"]
+    assert sum(len(page.rejects) for page in quiet) == 5
+
+
+@pytest.mark.parametrize("size", [1, 100])
+async def test_row_as_an_id_may_have_a_field_without_value(base: Base, size: int) -> None:
+    """PostgreSQL finds it neither NULL nor NOT NULL."""
+    base.run("CREATE TYPE endpoint AS (host inet, port int)")
+    base.run("CREATE TABLE events (id endpoint, updated_at timestamptz)")
+    base.run("INSERT INTO events VALUES ('(10.0.0.1,80)', now()), ('(10.0.0.2,)', now())")
+    base.run("INSERT INTO events VALUES ('(,)', now()), (NULL, now())")
+
+    pages = await read(base.source(page_size=size))
+
+    found = sorted(ids([each for page in pages for each in page.records]))
+    assert found == ["(,)", "(10.0.0.1,80)", "(10.0.0.2,)"]
+    assert sum(len(page.rejects) for page in pages) == 1
+
+
+async def test_view_without_a_primary_key_is_read(base: Base) -> None:
+    """The catalogue says nothing of its ids."""
+    base.run("CREATE TABLE kept (tenant int, id int, at timestamptz, PRIMARY KEY (tenant, id))")
+    base.run("INSERT INTO kept VALUES (1, 1, '2024-01-01Z'), (2, 1, '2024-01-02Z')")
+    base.run("CREATE VIEW events AS SELECT id, at AS updated_at FROM kept")
+
+    assert ids(await records(base.source())) == ["1", "1"]
+
+
+async def test_database_without_an_encoding_needs_one_in_the_address(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL hands back what was written, and only its owner knows how."""
+    name = f"{base.name}_ascii"
+    base.run(f"CREATE DATABASE {name} ENCODING SQL_ASCII LOCALE 'C' TEMPLATE template0")
+    statement = "CREATE TABLE events AS SELECT 'caf' || chr(233) AS id, now() AS updated_at"
+    base.server.execute(statement, name)
+    url = base.server.url(name)
+
+    monkeypatch.setenv(SECRET, url)
+    with pytest.raises(SourceError, match=r"Name the encoding .* \?client_encoding=LATIN1"):
+        await read(base.source())
+    monkeypatch.setenv(SECRET, f"{url}?client_encoding=sql_ascii")
+    with pytest.raises(ConfigurationError, match="client_encoding=sql_ascii, which makes bytes"):
+        await read(base.source())
+    monkeypatch.setenv(SECRET, f"{url}?client_encoding=LATIN1")
+    assert ids(await records(base.source())) == ["café"]
 
 
 @pytest.mark.parametrize("kind", ["citext", "text", "timestamptz"])

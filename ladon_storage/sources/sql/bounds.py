@@ -2,7 +2,8 @@
 
 - A condition is wider than the range if SQL cannot compare exactly: texts with offsets, days, hours
   that a clock showed twice. Rows outside of the range are kept.
-- Values below any time would be in no range but a first run's, and are requested separately.
+- Values below any time would be in no range but a first run's, and are requested separately; so
+  are those above any time, which would be in the range of each run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, cast, func, types
+from sqlalchemy import ColumnElement, Integer, and_, cast, func, not_, types
 
 from ladon_storage.sources.sql.keys import KeyColumn, raw
 from ladon_storage.sources.sql.sessions import MYSQL
@@ -25,11 +26,17 @@ _YEAR_1 = datetime(1, 1, 1, tzinfo=UTC)
 _BEFORE_ANY_TEXT = "1900-"
 """The least text of a time: an empty text, a day before its year, a number in SQLite are less."""
 
+_AFTER_ANY_TEXT = ":"
+"""In the order of bytes what is behind a digit; where signs may come first, a letter is."""
+
+_YEAR_10000 = "10000-01-01"
+"""The upper limit of times in PostgreSQL: later years and infinity are above."""
+
 _IN_ANOTHER_YEAR = timedelta(days=5)
 """More than the days that 2020-W53-7 is in another year, and any offset."""
 
-_NO_TIME = "0000-00-00 00:00:00"
-"""MySQL's value for no time."""
+_FIRST_TIME = EPOCH.replace(second=1, tzinfo=None)
+"""The least TIMESTAMP of MySQL: only 0000-00-00 is below, to which MySQL 8 compares nothing."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +70,30 @@ class Bounds:
             return self.time.compared < raw(_count(_seconds(_YEAR_1), per_second))
         if self.dialect in MYSQL:
             if isinstance(self.kind, types.TIMESTAMP):
-                return self.time.compared == raw(_NO_TIME)
+                return self.time.compared < raw(_FIRST_TIME)
             return self.time.compared < raw(self._year_1())
         if self.dialect == "postgresql":
             return self.time.compared < raw(self._year_1())
         return None
+
+    def above(self) -> ColumnElement[bool] | None:
+        """Return the condition for invalid timestamps above any valid one, if there can be any.
+
+        A text with a digit and a count that is too large may be a feed that has changed its format,
+        which no run may pass over.
+        """
+        time = self.time.compared
+        if self.is_text:
+            text = self.time.selected
+            if self.dialect == "sqlite":  # whose regular expressions take no bytes
+                return and_(time >= _AFTER_ANY_TEXT, not_(text.op("GLOB")("*[0-9]*")))
+            return and_(time >= self._bound("A"), not_(text.regexp_match("[0-9]")))
+        if self.dialect != "postgresql":
+            return None
+        if self.timestamp_format in PER_SECOND:
+            is_float = isinstance(self.kind, types.Float)
+            return time >= cast(raw("Infinity"), types.DOUBLE_PRECISION) if is_float else None
+        return time >= cast(raw(_YEAR_10000), self.kind)
 
     def within(self, start: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
         """Return conditions that select at least all rows with ``start <= timestamp < until``."""

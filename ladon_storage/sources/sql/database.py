@@ -36,6 +36,8 @@ _PASSING_NUMBERS = (
     *(0, 1020, 1040, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1205, 1213),
     *(1226, 1412, 1927, 2002, 2003, 2005, 2006, 2012, 2013, 2014, 2045, 2055, 4031),
 )
+# A database of PostgreSQL that declares no encoding, SQL_ASCII, hands back any bytes.
+_OTHER_ENCODING = "22021"
 _TIMED_OUT = ("57014", 1969, 3024)
 # Other errors of drivers: a text in an unknown charset, an unsupported authentication method.
 _FOREIGN = (ValueError, RuntimeError, OverflowError)
@@ -55,6 +57,7 @@ class DatabaseThread:
     def __init__(self, source_id: str, url: URL) -> None:
         self._source_id = source_id
         self._shown = shown_address(url)
+        self._is_postgresql = url.get_backend_name() == "postgresql"
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ladon-source")
 
     async def do(self, work: Callable[[], T]) -> T:
@@ -109,6 +112,8 @@ class DatabaseThread:
         step = "check the table and the permissions of the user"
         if transient:
             step = "check that the database can be reached, and run again"
+        elif code == _OTHER_ENCODING or (isinstance(error, UnicodeError) and self._is_postgresql):
+            step = "name the encoding of its texts in the address, such as ?client_encoding=LATIN1"
         elif code in _TIMED_OUT:
             step = "create an index on the timestamp and the id, or set a longer timeout"
         return SourceError(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 
@@ -21,6 +24,8 @@ MOST_IDS = 100_000
 
 _LONGEST_ID = 40
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class TableRows:
@@ -32,6 +37,7 @@ class TableRows:
         zone: The zone of timestamps without an offset.
         must_ascend: Whether rows that go back in time are refused.
         is_untyped: Whether one column may have a number 1 and a text '1', as in SQLite.
+        primary_key: The columns of the primary key, where nobody said that the id is another one.
     """
 
     layout: Layout
@@ -39,8 +45,17 @@ class TableRows:
     zone: tzinfo
     must_ascend: bool
     is_untyped: bool = False
+    primary_key: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        known = {*self.layout.id_columns, self.layout.timestamp_column}
+        self._apart = [
+            place
+            for place, name in enumerate(self.names)
+            if name in self.primary_key and name not in known
+        ]
+        """The places of the primary key's other columns, until rows of one id differ in them."""
+        self._keys: dict[int, int] = {}
         self._types: dict[int, tuple[type, ...]] = {}
         self._moment = row_timestamp(self.layout.timestamp_format, self.zone)
         self._highest: datetime | None = None
@@ -49,9 +64,22 @@ class TableRows:
         """Yield the records and rejects of a page's rows."""
         for row in rows:
             item = self._item(row)
-            if self.must_ascend and isinstance(item, Record):
-                self._check_order(item.timestamp, row)
+            if isinstance(item, Record):
+                if self.must_ascend:
+                    self._check_order(item.timestamp, row.time)
+                if self._apart:
+                    self._see_key(item.record_id, row)
             yield item
+
+    def check_order(self, times: Iterable[object]) -> None:
+        """Refuse timestamps that go back in time; what is no timestamp has no place in the order.
+
+        Raises:
+            SourceError: They do.
+        """
+        for time in times:
+            with suppress(ValueError):
+                self._check_order(self._moment(time), time)
 
     def unreachable(self, rows: list[Row]) -> list[Item]:
         """Return the items of rows that are on no page; one with timestamp and id is usable."""
@@ -97,7 +125,30 @@ class TableRows:
                 f"{one.__name__} in one row and {other.__name__} in another, which are one id. "
                 f"{step}.",
                 self.layout.source_id,
+                refutes=True,
             )
+
+    def _see_key(self, text: str, row: Row) -> None:
+        """Say once that rows with one id have several primary keys: versions, or other records."""
+        place, key = hash(text), hash(repr([row.values[each] for each in self._apart]))
+        if len(self._keys) >= MOST_IDS and place not in self._keys:
+            return
+        if self._keys.setdefault(place, key) == key:
+            return
+        self._apart = []
+        ids = ", ".join(self.layout.id_columns)
+        logger.warning(
+            "Source %r reads rows of %r with one %s, such as %s, as versions of one record, and "
+            "their primary keys differ. Set id_column to %s if they are records of their own, and "
+            "delete the watermark; set it to %s if they are versions.",
+            self.layout.source_id,
+            self.layout.table,
+            ids,
+            text[:_LONGEST_ID],
+            json.dumps(self.primary_key),
+            json.dumps(ids),
+            extra={"source_id": self.layout.source_id},
+        )
 
     def _moment_of(self, row: Row) -> datetime:
         name = self.layout.timestamp_column
@@ -108,15 +159,16 @@ class TableRows:
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
-    def _check_order(self, moment: datetime, row: Row) -> None:
+    def _check_order(self, moment: datetime, time: object) -> None:
         highest = self._highest
         # A time that a clock skipped, when it was set forward, is read as one after that.
         if highest is not None and moment + clock_spread(moment, self.zone) < highest:
             raise SourceError(
                 f"The texts in {self.layout.timestamp_column!r} of source "
                 f"{self.layout.source_id!r} sort in another order than their times: "
-                f"{row.time!r} comes after {highest.isoformat()}. Set timestamp_format to text.",
+                f"{time!r} comes after {highest.isoformat()}. Set timestamp_format to text.",
                 self.layout.source_id,
+                refutes=True,
             )
         self._highest = moment if highest is None else max(moment, highest)
 

@@ -41,14 +41,21 @@ _POSTGRESQL = {
     "quote_all_identifiers": "off",
 }
 
+_MYSQL_MODE = "@@SESSION.sql_mode"
+for _mode in (
+    # The server would pad each CHAR with spaces, and name a DATE as no other server does.
+    *("PAD_CHAR_TO_FULL_LENGTH", "ORACLE"),
+    # MySQL 8 would refuse to go on behind a row whose time is 0000-00-00.
+    *("TRADITIONAL", "NO_ZERO_IN_DATE", "NO_ZERO_DATE"),
+):
+    _MYSQL_MODE = f"REPLACE({_MYSQL_MODE}, '{_mode}', '')"
+
 _MYSQL = (
     "SET SESSION time_zone = '+00:00'",
     # A transaction's rows must not be read while it may still be rolled back.
     "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     "SET SESSION TRANSACTION READ ONLY",
-    # The server would pad each CHAR with spaces, and name a DATE as no other server does.
-    "SET SESSION sql_mode = "
-    "REPLACE(REPLACE(@@SESSION.sql_mode, 'PAD_CHAR_TO_FULL_LENGTH', ''), 'ORACLE', '')",
+    f"SET SESSION sql_mode = {_MYSQL_MODE}",
 )
 
 

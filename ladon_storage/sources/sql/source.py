@@ -180,6 +180,7 @@ class SqlTable(SourceSettings):
             id_columns=id_columns,
             schema=self.schema_name,
             zone=zone_of(self.zone),
+            is_id_declared="id_column" in self.model_fields_set,
         )
         url = await self._address()
         self._warn_of_what_is_not_tested(url)
@@ -188,13 +189,20 @@ class SqlTable(SourceSettings):
             await thread.do(partial(reader.look_at_texts, until))
             must_ascend = self.ordered and reader.is_text
             rows = TableRows(
-                layout, reader.names, reader.zone, must_ascend, is_untyped=reader.is_untyped
+                layout,
+                reader.names,
+                reader.zone,
+                must_ascend,
+                is_untyped=reader.is_untyped,
+                primary_key=reader.primary_key,
             )
             lost = await self._unreachable(reader, thread, rows, start)
             after: Key | None = None
             more = True
             while more:
                 found, more = await thread.do(partial(reader.page, start, until, after))
+                if must_ascend and more and after is None:
+                    await self._prove_order(reader, thread, replace(rows), start, until)
                 if found:
                     after = found[-1].key
                 if found or start is None:
@@ -205,6 +213,23 @@ class SqlTable(SourceSettings):
                     marks["completeness"] = "last page"
                 for page in paged(rows.read(found), self.page_size, **marks):
                     yield page
+
+    async def _prove_order(
+        self,
+        reader: TableReader,
+        thread: DatabaseThread,
+        rows: TableRows,
+        start: datetime | None,
+        until: datetime | None,
+    ) -> None:
+        """Refuse texts that sort in another order than their times, before a page is promoted.
+
+        A run that goes on behind a page would leave out the earlier times that sort behind it.
+        """
+        after: Any = None
+        while times := await thread.do(partial(reader.times, start, until, after)):
+            rows.check_order(times)
+            after = times[-1]
 
     async def _unreachable(
         self, reader: TableReader, thread: DatabaseThread, rows: TableRows, start: datetime | None
@@ -248,6 +273,13 @@ class SqlTable(SourceSettings):
                 "address of a database. Write it as "
                 "postgresql://reader:password@db.example.org/logs, with special characters of "
                 "the password percent-encoded."
+            )
+        encoding = str(url.query.get("client_encoding", ""))
+        if re.sub("[^a-z]", "", encoding.lower()) == "sqlascii":  # as PostgreSQL reads its name
+            raise ConfigurationError(
+                f"The address of source {self.source_id!r} has client_encoding={encoding}, which "
+                "makes bytes of all texts. Name the encoding that they are in, such as "
+                "client_encoding=LATIN1."
             )
         return with_driver(url)
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from sqlalchemy import (
     column,
     func,
     inspect,
+    not_,
     or_,
     select,
     table,
@@ -46,9 +48,10 @@ from ladon_storage.sources.sql.keys import (
     behind,
     compares_by_bytes,
     number_of_text,
+    raw,
     with_all_digits,
 )
-from ladon_storage.sources.sql.sessions import MYSQL, reading_engine
+from ladon_storage.sources.sql.sessions import DRIVERS, MYSQL, reading_engine
 from ladon_storage.sources.sql.values import SqlTimestampFormat, shifted, single_precision
 from ladon_storage.sources.timestamps import PER_SECOND
 
@@ -60,6 +63,9 @@ _NOW = {
 
 _MOST_SAME_PAGES = 4
 """Pages that may repeat the rows of an earlier one, at later times."""
+
+_TIMES = 100_000
+"""Distinct timestamps of one statement: without an index each one sorts the whole table."""
 
 _YEAR = re.compile(r"\d{4}")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
@@ -86,6 +92,7 @@ class Layout:
         zone: The zone of those without an offset.
         page_size: The number of rows in a page.
         timeout: The time limit of a statement.
+        is_id_declared: Whether the user chose the columns of the id.
     """
 
     source_id: str
@@ -98,6 +105,7 @@ class Layout:
     zone: tzinfo
     page_size: int
     timeout: timedelta
+    is_id_declared: bool = True
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,9 @@ class TableReader:
 
     is_untyped = False
     """Whether the id may have values of several types."""
+
+    primary_key: tuple[str, ...] = ()
+    """The columns of the primary key, where nobody said that the id is another one."""
 
     zone: tzinfo = UTC
     """The zone of timestamps that come without an offset."""
@@ -197,14 +208,17 @@ class TableReader:
         self._keys[0] = self._comparable(self._keys[0])
         kinds = [base_type(known[name]["type"]) for name in layout.id_columns]
         self.is_untyped = self._dialect == "sqlite" or isinstance(kinds[0], types.JSON)
+        if not layout.is_id_declared and self._dialect in DRIVERS:
+            found_key = inspector.get_pk_constraint(layout.table, layout.schema)
+            self.primary_key = tuple(found_key["constrained_columns"])
         if self._dialect in MYSQL:
             named = [*self.names, layout.timestamp_column, *layout.id_columns]
             single = [isinstance(known[name]["type"], mysql.FLOAT) for name in named]
             self._single = [place for place, is_single in enumerate(single) if is_single]
         self._nullable = [
-            each.selected
+            each.compared
             for name, each in zip(keys, self._keys, strict=True)
-            if known[name]["nullable"] or isinstance(each.selected, Case)
+            if known[name]["nullable"] or isinstance(each.compared, Case)
         ]
 
     def now(self) -> datetime | None:
@@ -248,8 +262,10 @@ class TableReader:
             SourceError: Two rows have the same timestamp and id.
             SQLAlchemyError: The database refused.
         """
-        limits: list[ColumnElement[bool]] = [each.selected.is_not(None) for each in self._keys]
-        limits += self._bounds().within(start if after is None else None, until)
+        limits = [self._range(start if after is None else None, until)]
+        above = None if start is None else self._bounds().above()
+        if above is not None:
+            limits.append(not_(above))
         if after is not None:
             limits.append(behind(self._keys, after))
         size = self._layout.page_size
@@ -266,19 +282,29 @@ class TableReader:
             )
         return taken, more
 
+    def times(self, start: datetime | None, until: datetime | None, after: Any) -> list[Any]:
+        """Return the next distinct timestamps behind ``after``, in the database's order."""
+        time = self._keys[0].compared
+        limits = [self._range(start, until), *((time > raw(after),) if after is not None else ())]
+        found = select(time).select_from(self._table()).where(*limits).distinct()
+        with self._engine.connect() as connection, connection.begin():
+            return list(connection.execute(found.order_by(time).limit(_TIMES)).scalars())
+
     def unreachable(self, most: int, *, is_first: bool) -> tuple[list[Row], int]:
         """Return up to ``most`` rows that can be on no page, and the number of all such rows.
 
-        They have no timestamp or no id, or an invalid timestamp below any valid one, which only a
-        first run reads.
+        They have no timestamp or no id, or an invalid timestamp below or above any valid one, which
+        only a first run reads.
         """
         lost: list[tuple[ColumnElement[bool], ColumnElement[Any]]] = []
         if self._nullable:
             missing = or_(*(each.is_(None) for each in self._nullable))
             lost.append((missing, self._keys[1].compared.desc()))
-        below = None if is_first else self._bounds().below()
-        if below is not None:
-            lost.append((below, self._keys[0].compared))
+        if not is_first:
+            time, bounds = self._keys[0].compared, self._bounds()
+            for invalid, order in ((bounds.below(), time), (bounds.above(), time.desc())):
+                if invalid is not None:
+                    lost.append((invalid, order))
         rows: list[Row] = []
         count = 0
         for condition, order in lost:
@@ -286,6 +312,14 @@ class TableReader:
             rows += found[:most]
             count += len(found) if len(found) <= most else self._count(condition)
         return rows, count
+
+    def _range(self, start: datetime | None, until: datetime | None) -> ColumnElement[bool]:
+        """Return the condition for the rows of a range that have a timestamp and an id.
+
+        The compared form decides: in PostgreSQL a row such as (1,) is neither NULL nor NOT NULL.
+        """
+        complete = [each.compared.is_not(None) for each in self._keys]
+        return and_(*complete, *self._bounds().within(start, until))
 
     def _bounds(self) -> Bounds:
         times = self._layout.timestamp_format
@@ -356,10 +390,15 @@ class TableReader:
             if one.key == other.key:
                 names = ", ".join(self._layout.id_columns)
                 ids = ", ".join(map(repr, one.ids))
+                unique = "one with unique values"
+                if not set(self.primary_key) <= set(self._layout.id_columns):
+                    unique = f"{json.dumps(self.primary_key)}, its primary key"
                 raise self._error(
                     f"it has two rows with the {names} {ids} at {one.time}, and a page could end "
                     "between them",
-                    "set id_column to one with unique values",
+                    f"set id_column to {unique}; if earlier runs collected it, delete its "
+                    "watermark too, since the ids of all its rows change",
+                    refutes=True,
                 )
 
     def _refuse_moving(self, rows: list[Row], *, more: bool) -> None:
@@ -380,6 +419,7 @@ class TableReader:
                 f"its timestamps changed while it was read: the rows with the ids {first} to "
                 f"{last} came {_MOST_SAME_PAGES + 1} times, the last time at {rows[-1].time}",
                 "set timestamp_column to one that changes only with the row",
+                refutes=True,
             )
 
     def _comparable(self, plain: KeyColumn) -> KeyColumn:
@@ -403,11 +443,12 @@ class TableReader:
             "set timestamp_format to the format of its timestamps",
         )
 
-    def _error(self, problem: str, step: str) -> SourceError:
+    def _error(self, problem: str, step: str, *, refutes: bool = False) -> SourceError:
         name = self._layout.table
         return SourceError(
             with_step(
                 f"Source {self._layout.source_id!r} cannot read the table {name!r}: {problem}", step
             ),
             self._layout.source_id,
+            refutes=refutes,
         )
