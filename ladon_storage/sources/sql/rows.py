@@ -37,7 +37,7 @@ class TableRows:
         zone: The zone of timestamps without an offset.
         must_ascend: Whether rows that go back in time are refused.
         is_untyped: Whether one column may have a number 1 and a text '1', as in SQLite.
-        primary_key: The columns of the primary key, where nobody said that the id is another one.
+        primary_key: The columns of the primary key, where the user did not set the id.
     """
 
     layout: Layout

@@ -143,7 +143,7 @@ class TableReader:
     """Whether the id may have values of several types."""
 
     primary_key: tuple[str, ...] = ()
-    """The columns of the primary key, where nobody said that the id is another one."""
+    """The columns of the primary key, where the user did not set the id."""
 
     zone: tzinfo = UTC
     """The zone of timestamps that come without an offset."""
