@@ -33,6 +33,7 @@ from ladon_storage.sources.rest.pagination import (
     SinglePage,
     leads_on,
 )
+from ladon_storage.sources.rest.refusals import is_beyond
 from ladon_storage.sources.rest.stated import StatedNumbers, by_declaration
 
 
@@ -298,7 +299,17 @@ class Completion:
         if page.keys:  # some APIs omit a flag that is false
             is_left_out = self._flagged_before and self._says_more(page) is None
             return "declared" if is_left_out else "last page"
+        if self.is_refused(page):
+            return "declared"
         return "declared" if self.is_silent(page) and self._led is not None else "last page"
+
+    def is_refused(self, page: ListPage) -> bool:
+        """Return whether only a status that was declared makes a page the end, and is checked."""
+        answer, paging = page.response.answer, self._paging
+        if paging.only_declared or getattr(paging, "stable", False):
+            return False
+        is_declared = answer.status in getattr(paging, "end_status", ())
+        return is_declared and not (self.numbers.is_met or is_beyond(answer))
 
 
 def _has(document: object, path: str) -> bool:
