@@ -807,6 +807,41 @@ async def test_time_of_any_field_of_an_item_is_no_unique_cursor(
     assert pages[-1].completeness == completeness
 
 
+@pytest.mark.parametrize(
+    ("form", "cursor", "completeness"),
+    [
+        ("2024-01-01T00:00:0{}Z", "170406720{}", "declared"),
+        ("2024-01-01T00:00:0{}Z", "170406720{}000", "declared"),
+        ("2024-01-01T00:00:0{}Z", "2024-01-01T01:00:0{}+01:00", "declared"),
+        ("2024-01-01T00:00:0{}.250Z", "170406720{}", "declared"),
+        ("170406720{}", "2024-01-01T00:00:0{}Z", "declared"),
+        ("2024-01-01T00:00:0{}Z", "180406720{}", "last page"),
+        ("2024-01-01T00:00:0{}Z", "170406720{}.5", "last page"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["cursor", "next"])
+async def test_time_in_another_spelling_is_no_unique_cursor(
+    form: str, cursor: str, completeness: str, kind: str
+) -> None:
+    """Unix time behind a date passes over the second of two items as the date itself does."""
+    rows = [{**each, "at": form.format(number)} for number, each in enumerate(ROWS)]
+
+    def play(asked: Asked) -> Answer:
+        cursors = [cursor.format(number) for number in range(len(rows))]
+        first = cursors.index(asked.query["after"]) + 1 if "after" in asked.query else 0
+        last = first + 2
+        after = cursors[last] if last < len(rows) - 1 else None
+        link = None if after is None else str(URL("/feed.json").with_query(after=after))
+        return answer(rows[first : last + 1], next=link if kind == "next" else after)
+
+    paging = {"kind": kind, **({"path": "next", "parameter": "after"} if kind == "cursor" else {})}
+    async with FeedServer(play=play) as feed:
+        pages = await pages_of(feed, paging=paging)
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == completeness
+
+
 @pytest.mark.parametrize("path", ["rows.-1.id", "meta.next"])
 async def test_id_that_could_be_a_time_is_unique(path: str) -> None:
     """As those of many services are, which count nanoseconds or days."""
