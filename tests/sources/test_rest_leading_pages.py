@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -840,6 +841,56 @@ async def test_time_in_another_spelling_is_no_unique_cursor(
 
     assert [each.record_id for page in pages for each in page.records] == IDS
     assert pages[-1].completeness == completeness
+
+
+@pytest.mark.parametrize(
+    ("limit", "sign", "headers", "completeness"),
+    [
+        (7, {}, {}, "declared"),
+        (8, {}, {}, "last page"),
+        (7, {"has_more": False}, {}, "last page"),
+        (7, {"total": 7}, {}, "total"),
+        (7, {"next": None, "next_cursor": None}, {"Link": '<?page=1>; rel="first"'}, "last page"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["next", "cursor", "link"])
+async def test_only_page_of_just_the_size_asked_for_is_no_proof(
+    kind: str,
+    limit: int,
+    sign: dict[str, Any],
+    headers: dict[str, str],
+    completeness: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A limit such as that of OData may cut the list and not its pages, unless the page says."""
+    async with FeedServer(play=lambda _: answer(ROWS, headers, **sign)) as feed:
+        with caplog.at_level(logging.WARNING):
+            [page] = await pages_of(feed, params={"$top": limit}, paging={"kind": kind})
+
+    assert page.completeness == completeness
+    assert ("nothing that leads to a second page" in caplog.text) == (completeness == "declared")
+
+
+@pytest.mark.parametrize("kind", ["next", "cursor", "link"])
+async def test_last_page_that_is_full_is_an_end(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behind a page with a link, one without it may well be of the size that was asked for."""
+
+    def play(asked: Asked) -> Answer:
+        if "cursor" in asked.query:
+            return answer(ROWS[3:6], limit=3)
+        link = "/feed.json?cursor=x"
+        headers = {"Link": f"<{link}>; rel=next"} if kind == "link" else {}
+        signs: dict[str, Any] = {"next": {"next": link}, "cursor": {"next_cursor": "x"}}
+        return answer(ROWS[:3], headers, limit=3, **signs.get(kind, {}))
+
+    async with FeedServer(play=play) as feed:
+        with caplog.at_level(logging.WARNING):
+            pages = await pages_of(feed, params={"limit": 3}, paging={"kind": kind})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS[:6]
+    assert (pages[-1].completeness, caplog.text) == ("last page", "")
 
 
 @pytest.mark.parametrize("path", ["rows.-1.id", "meta.next"])

@@ -230,11 +230,16 @@ class ApiRequests:
         """Return whether a page has exactly as many items as a parameter requests at most."""
         is_round = count > 0 and count in self.limits.values()
         if is_round:
+            is_single = isinstance(self.paging, SinglePage)
             logger.warning(
-                "Source %r returned exactly the %d records that its parameters request at "
-                "most, and declares no paging, so there may be more. Declare its paging.",
+                "Source %r returned exactly the %d records that its parameters request at most, "
+                "and %s, so there may be more. %s",
                 self.source_id,
                 count,
+                "declares no paging" if is_single else "nothing that leads to a second page",
+                "Declare its paging."
+                if is_single
+                else "Check its paging, and whether that is the size of a page.",
                 extra={"source_id": self.source_id},
             )
         return is_round
