@@ -162,13 +162,19 @@ async def test_total_that_is_none_ends_nothing(total: Callable[[Any], Any]) -> N
 
 
 @pytest.mark.parametrize(
-    ("fields", "status", "body"),
-    [({}, 404, b'{"detail": "Invalid page."}'), ({"end_status": [404, 416]}, 416, b"no")],
+    ("fields", "status", "body", "completeness"),
+    [
+        ({}, 404, b'{"detail": "Invalid page."}', "last page"),
+        ({"end_status": [404, 416]}, 416, b"no", "last page"),
+        ({"end_status": [404]}, 404, b'{"detail": "Invalid page."}', "last page"),
+        ({"end_status": [404]}, 404, b"no", "declared"),
+        ({"end_status": [403]}, 403, b"no", "declared"),
+    ],
 )
 async def test_status_beyond_the_end_ends_a_reading(
-    fields: dict[str, Any], status: int, body: bytes
+    fields: dict[str, Any], status: int, body: bytes, completeness: str
 ) -> None:
-    """A declared one does, and what Django REST framework says."""
+    """One that says so does, and a declared one, which proves nothing."""
 
     def beyond(asked: Asked) -> Answer:
         rows = cut(asked, 3)
@@ -178,7 +184,46 @@ async def test_status_beyond_the_end_ends_a_reading(
         pages = await pages_of(feed, paging={"kind": "page", **fields})
 
     assert [each.record_id for page in pages for each in page.records] == IDS
-    assert pages[-1].completeness == "last page"
+    assert pages[-1].completeness == completeness
+
+
+@pytest.mark.parametrize("sign", [{}, {"has_more": True}])
+@pytest.mark.parametrize("paging", [{"kind": "page"}, {"kind": "offset", "page_size": 1}])
+@pytest.mark.parametrize("is_once", [False, True])
+async def test_declared_status_in_the_middle_is_no_end(
+    paging: dict[str, Any], sign: dict[str, Any], is_once: bool
+) -> None:
+    """A gateway says 404 during a deployment: what is behind that page shows it."""
+    asked_before: list[str] = []
+
+    def deploying(asked: Asked) -> Answer:
+        place = asked.query.get("page") or asked.query["offset"]
+        asked_before.append(place)
+        is_away = place == "2" and not (is_once and asked_before.count("2") > 1)
+        rows = [] if is_away else cut(asked, 3)
+        return answer(rows, **sign) if rows else Answer(b"404 page not found", 404)
+
+    async with FeedServer(play=deploying) as feed:
+        paging = {**paging, "end_status": [404]}
+        if is_once:
+            pages = await pages_of(feed, paging=paging)
+            assert {each.record_id for page in pages for each in page.records} == {*IDS}
+            assert pages[-1].completeness == "declared"
+        else:
+            assert "and none" in await refused(feed, paging=paging)
+
+
+@pytest.mark.parametrize("fields", [{}, {"stable": True}, {"only_declared": True}])
+async def test_declared_status_is_looked_behind_once(fields: dict[str, Any]) -> None:
+    """Behind a short last page one request shows it; a declaration saves that, too."""
+    async with FeedServer(
+        play=lambda asked: answer(rows) if (rows := cut(asked, 3)) else Answer(b"no", 404)
+    ) as feed:
+        pages = await pages_of(feed, paging={"kind": "page", "end_status": [404], **fields})
+
+    assert pages[-1].completeness == "declared"
+    assert ("5" in [each.query["page"] for each in feed.asks]) == (not fields)
+    assert "6" not in [each.query["page"] for each in feed.asks]
 
 
 @pytest.mark.parametrize(
@@ -663,6 +708,104 @@ async def test_refusal_that_says_what_it_means_is_an_end(
             message = await refused(feed, paging={"kind": "page"})
             assert f"answered {status}" in message
             assert "to end_status" in message
+
+
+LIMITS = [
+    "Result window is too large, from + size must be less than or equal to: [10000] but was [11000]"
+    ". This limit can be set by changing the [index.max_result_window] index level setting.",
+    "Only the first 1000 search results are available",
+    "Requested response size was greater than Search Response Limits",
+    "Maximum SOQL offset allowed is 2000",
+    "In order to keep the API fast for everyone, pagination is limited for this resource.",
+    "Offset pagination has a maximum allowed offset of 50000 for requests that return projects",
+    "Paging through more than 10000 results is not supported",
+    "The 'after' query param is limited to 10000",
+    "Too many results requested, limit+offset must be <= 240",
+    "It is not possible to paginate beyond the first 240 results. Use cursor-based pagination.",
+    "Offset must be a positive integer less than or equal to 10000",
+    "The skip value must not exceed 100000",
+    "You have reached the limit of 500 results",
+    "Please narrow your search",
+    "Rate limit exceeded",
+    "RESULT_LIMIT_EXCEEDED",
+    "PaginationLimitExceeded",
+    "超出最大限制",
+]
+ENDS = [
+    "",
+    "404 page not found",
+    "<html><h1>404 Not Found</h1></html>",
+    "Invalid page",
+    "No more results",
+    "No records beyond the last page",
+    "That page contains no results",
+    "PAGE_OUT_OF_RANGE",
+    "Page 4 exceeds the total number of pages (3)",
+    "Page 4 is out of range, maximum page is 3",
+    "Page number 4 is beyond the limit of 3 pages",
+    'Page "4" does not exist. The currentPage must be inferior to "3"',
+    "expected :page in 1..3; got 4",
+    "The page number requested must be less than or equal to the number of pages available.",
+    "requested page is beyond the number of available pages",
+    "offset exceeds total count of 7",
+    "The offset must be between 0 and 6",
+    "Offset is greater than the number of records",
+    "page must be greater than 0 and limit between 1 and 100",
+    "超出页数范围",
+]
+
+
+@pytest.mark.parametrize(
+    ("sign", "fields"),
+    [
+        ({"total": 7}, {"kind": "page"}),
+        ({"pages": 3}, {"kind": "page"}),
+        ({"total": 7}, {"kind": "offset", "page_size": 3, "total": "total"}),
+        ({}, {"kind": "page", "end_status": [422]}),
+    ],
+)
+async def test_refusal_that_names_a_limit_is_no_end(
+    sign: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    """A total that is met may be that limit; any other refusal behind it is the end."""
+    said = [""]
+
+    def refusing(asked: Asked) -> Answer:
+        rows = cut(asked, 3)
+        errors = json.dumps({"error": {"root_cause": [{"reason": said[0]}]}}).encode()
+        return answer(rows, None, **sign) if rows else Answer(errors, 422)
+
+    async with FeedServer(play=refusing) as feed:
+        for said[0] in LIMITS:
+            message = await refused(feed, paging=fields)
+            assert "answered 422 for a page, and names a limit" in message
+            assert said[0][:20] in message
+        for said[0] in ENDS:
+            assert await ids_of(feed, paging=fields) == IDS, said
+
+
+async def test_limit_is_the_end_where_only_what_is_declared_counts() -> None:
+    """A service may call its last page a limit."""
+    limit = Answer.of({"error": LIMITS[0]}).body
+    async with FeedServer(
+        play=lambda asked: answer(rows) if (rows := cut(asked, 3)) else Answer(limit, 422)
+    ) as feed:
+        paging = {"kind": "page", "only_declared": True, "end_status": [422]}
+        assert await ids_of(feed, paging=paging) == IDS
+
+
+@pytest.mark.parametrize("status", [404, 416])
+async def test_refusal_without_a_structure_may_name_a_limit(status: int) -> None:
+    """By a text, or the page of a gateway, whatever the status means elsewhere."""
+    limit = b"<h1>Error</h1><p>Only the first 1,000 results can be listed.</p>"
+    async with FeedServer(
+        play=lambda asked: (
+            answer(rows, total=7) if (rows := cut(asked, 3)) else Answer(limit, status)
+        )
+    ) as feed:
+        message = await refused(feed, paging={"kind": "page"})
+
+    assert "Read less at a time" in message
 
 
 @pytest.mark.parametrize(("wrong", "asked"), [("", 4), ("1", 5), ("2", 5)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -805,6 +806,91 @@ async def test_time_of_any_field_of_an_item_is_no_unique_cursor(
 
     assert [each.record_id for page in pages for each in page.records] == IDS
     assert pages[-1].completeness == completeness
+
+
+@pytest.mark.parametrize(
+    ("form", "cursor", "completeness"),
+    [
+        ("2024-01-01T00:00:0{}Z", "170406720{}", "declared"),
+        ("2024-01-01T00:00:0{}Z", "170406720{}000", "declared"),
+        ("2024-01-01T00:00:0{}Z", "2024-01-01T01:00:0{}+01:00", "declared"),
+        ("2024-01-01T00:00:0{}.250Z", "170406720{}", "declared"),
+        ("170406720{}", "2024-01-01T00:00:0{}Z", "declared"),
+        ("2024-01-01T00:00:0{}Z", "180406720{}", "last page"),
+        ("2024-01-01T00:00:0{}Z", "170406720{}.5", "last page"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["cursor", "next"])
+async def test_time_in_another_spelling_is_no_unique_cursor(
+    form: str, cursor: str, completeness: str, kind: str
+) -> None:
+    """Unix time behind a date passes over the second of two items as the date itself does."""
+    rows = [{**each, "at": form.format(number)} for number, each in enumerate(ROWS)]
+
+    def play(asked: Asked) -> Answer:
+        cursors = [cursor.format(number) for number in range(len(rows))]
+        first = cursors.index(asked.query["after"]) + 1 if "after" in asked.query else 0
+        last = first + 2
+        after = cursors[last] if last < len(rows) - 1 else None
+        link = None if after is None else str(URL("/feed.json").with_query(after=after))
+        return answer(rows[first : last + 1], next=link if kind == "next" else after)
+
+    paging = {"kind": kind, **({"path": "next", "parameter": "after"} if kind == "cursor" else {})}
+    async with FeedServer(play=play) as feed:
+        pages = await pages_of(feed, paging=paging)
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == completeness
+
+
+@pytest.mark.parametrize(
+    ("limit", "sign", "headers", "completeness"),
+    [
+        (7, {}, {}, "declared"),
+        (8, {}, {}, "last page"),
+        (7, {"has_more": False}, {}, "last page"),
+        (7, {"total": 7}, {}, "total"),
+        (7, {"next": None, "next_cursor": None}, {"Link": '<?page=1>; rel="first"'}, "last page"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["next", "cursor", "link"])
+async def test_only_page_of_just_the_size_asked_for_is_no_proof(
+    kind: str,
+    limit: int,
+    sign: dict[str, Any],
+    headers: dict[str, str],
+    completeness: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A limit such as that of OData may cut the list and not its pages, unless the page says."""
+    async with FeedServer(play=lambda _: answer(ROWS, headers, **sign)) as feed:
+        with caplog.at_level(logging.WARNING):
+            [page] = await pages_of(feed, params={"$top": limit}, paging={"kind": kind})
+
+    assert page.completeness == completeness
+    assert ("nothing that leads to a second page" in caplog.text) == (completeness == "declared")
+
+
+@pytest.mark.parametrize("kind", ["next", "cursor", "link"])
+async def test_last_page_that_is_full_is_an_end(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behind a page with a link, one without it may well be of the size that was asked for."""
+
+    def play(asked: Asked) -> Answer:
+        if "cursor" in asked.query:
+            return answer(ROWS[3:6], limit=3)
+        link = "/feed.json?cursor=x"
+        headers = {"Link": f"<{link}>; rel=next"} if kind == "link" else {}
+        signs: dict[str, Any] = {"next": {"next": link}, "cursor": {"next_cursor": "x"}}
+        return answer(ROWS[:3], headers, limit=3, **signs.get(kind, {}))
+
+    async with FeedServer(play=play) as feed:
+        with caplog.at_level(logging.WARNING):
+            pages = await pages_of(feed, params={"limit": 3}, paging={"kind": kind})
+
+    assert [each.record_id for page in pages for each in page.records] == IDS[:6]
+    assert (pages[-1].completeness, caplog.text) == ("last page", "")
 
 
 @pytest.mark.parametrize("path", ["rows.-1.id", "meta.next"])

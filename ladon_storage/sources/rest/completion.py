@@ -33,6 +33,7 @@ from ladon_storage.sources.rest.pagination import (
     SinglePage,
     leads_on,
 )
+from ladon_storage.sources.rest.refusals import is_beyond
 from ladon_storage.sources.rest.stated import StatedNumbers, by_declaration
 
 
@@ -285,11 +286,8 @@ class Completion:
         if paging.only_declared or getattr(paging, "stable", False):
             return "declared"
         if isinstance(paging, SinglePage):
-            got = page.response
-            told = (got.answer, got.document, got.items, self._api.records)
-            if self.numbers.total is None and (self._api.is_round(position) or may_be_cut(*told)):
-                return "declared"
-            return "whole document"
+            is_cut = self.numbers.total is None and self._may_be_cut(page, position)
+            return "declared" if is_cut else "whole document"
         total = self.numbers.total
         if total is not None and (total == self.numbers.came(position) or self.numbers.has_shrunk):
             return "total" if self._tally.is_exact else "declared"
@@ -297,8 +295,34 @@ class Completion:
             return "declared"
         if page.keys:  # some APIs omit a flag that is false
             is_left_out = self._flagged_before and self._says_more(page) is None
-            return "declared" if is_left_out else "last page"
+            is_alone = self._is_alone(page) and self._may_be_cut(page, position)
+            return "declared" if is_left_out or is_alone else "last page"
+        if self.is_refused(page):
+            return "declared"
         return "declared" if self.is_silent(page) and self._led is not None else "last page"
+
+    def is_refused(self, page: ListPage) -> bool:
+        """Return whether only a status that was declared makes a page the end, and is checked."""
+        answer, paging = page.response.answer, self._paging
+        if paging.only_declared or getattr(paging, "stable", False):
+            return False
+        is_declared = answer.status in getattr(paging, "end_status", ())
+        return is_declared and not (self.numbers.is_met or is_beyond(answer))
+
+    def _is_alone(self, page: ListPage) -> bool:
+        """Return whether a page should say which one is next, and has no place for that at all."""
+        paging, got = self._paging, page.response
+        if not leads_on(paging) or self.led_on or self._says_more(page) is not None:
+            return False
+        if isinstance(paging, NextLinkPagination | CursorPagination):
+            return not _has(got.document, paging.path)
+        return "Link" not in got.answer.headers
+
+    def _may_be_cut(self, page: ListPage, position: int) -> bool:
+        """Return whether the only page is as large as was requested, or looks like one of many."""
+        got = page.response
+        told = (got.answer, got.document, got.items, self._api.records)
+        return self._api.is_round(position) or may_be_cut(*told)
 
 
 def _has(document: object, path: str) -> bool:

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.listing import ListPage, PagedApi
 from ladon_storage.sources.rest.page import PageRequest
@@ -17,6 +19,9 @@ from ladon_storage.sources.timestamps import any_timestamps
 
 MAX_CHECKS = 5
 """The limit on pages that end between items with one value whose other items are requested."""
+
+_LONGEST_TIME = 100
+"""Characters of the longest text that is read as a time."""
 
 _read_time = any_timestamps()
 
@@ -109,20 +114,31 @@ def _comparable(value: object) -> str | None:
 
 def _is_time(value: object, page: ListPage) -> bool:
     """Return whether a value is a time, and not a number that is the id of a page's last item."""
+    return _instant(value) is not None and str(value) != page.last_id
+
+
+def _instant(value: object) -> datetime | None:
+    """Return the instant of a time; ``None``: it is none."""
+    if isinstance(value, str) and len(value) > _LONGEST_TIME:
+        return None
     try:
-        _read_time(value)
+        return _read_time(value)
     except ValueError:
-        return False
-    return str(value) != page.last_id
+        return None
 
 
 def _holds(item: object, text: str) -> bool:
-    """Return whether any value of an item is written as a text."""
-    left = [item]
+    """Return whether any value of an item is a time, however it and the item's are written.
+
+    A time in whole seconds is that of an item within its second.
+    """
+    wanted, left = _instant(text), [item]
     while left:  # a loop, since it may be nested deeply
         each = left.pop()
         if isinstance(each, dict | list):
             left += each.values() if isinstance(each, dict) else each
-        elif each is not None and str(each) == text:
+            continue
+        there = _instant(each)
+        if there is not None and wanted in (there, there.replace(microsecond=0)):
             return True
     return False

@@ -127,3 +127,35 @@ CUTS = Words(
     r"|\btruncad[oa]s?\b|\bincomplet[oa]s?\b|\btroncat[oaie]\b|обрезан|неполн|截断|截斷|不完整|切り捨て|不完全",
 )
 """The words of a message next to records by which others are missing."""
+
+_BOUND = (
+    r"(?:(?:the|your|our|this|its|an?|maximum|max|allowed|permitted|upper|hard|fixed|current|api|"
+    r"plan|account|response|search|results?|records?|items?|pagination|paging|offset|skip|depth|"
+    r"quer(?:y|ies)|requests?|index|rate|usage|daily|monthly) )*"
+    r"(?:limits?|quotas?|window)(?! of \d+ pages)"
+)
+_COUNT = r"(?:offset|skip|window|depth|results?|records?|items?|hits|rows)"
+_PARAMETER = r"(?:offset|from|start|skip|page|limit|size|top|count)"
+_WINDOW = (
+    r"(?:result|search|query|pagination|paging)s? window|"
+    rf"(?:exceed(?:s|ed|ing)?|(?:greater|larger|higher) than|beyond|over|above|reached) {_BOUND}|"
+    r"(?:limits?|quota|window) (?:of \d[\d,.]* )?(?:\w+ ){0,2}(?:exceeded|reached)|"
+    # A list may end at a round number, but rarely does.
+    r"(?:(?:not )?exceed|(?:less|more|greater|larger) than|equal to|at most|past|beyond|<=?|≤) "
+    r"(?:or equal to )?\W?\d[\d,.]*000|"
+    r"(?:beyond|past|only|more than|limited to) (?:the )?(?:first|top) \d[\d,.]*|"
+    r"limited to (?:(?:a )?max(?:imum)? (?:of )?)?\d[\d,.]*|"
+    rf"too many {_LIST}|(?:{_LIST}|pagination|paging) (?:is|are) (?:\w+ )?(?:limited|restricted)|"
+    rf"max(?:imum)? (?:\w+ )?{_COUNT} (?:allowed|supported|permitted|reached|exceeded)|"
+    rf"max(?:imum)? (?:(?:allowed|supported|permitted) (?:\w+ )?|number of ){_COUNT}|"
+    rf"{_PARAMETER} ?(?:\+|plus) ?{_PARAMETER}|"
+    r"deep (?:pagination|paging)|(?:pagination|paging) too deep|search ?after|"
+    r"(?:cursor|keyset|scroll|seek)(?:[ -]based)? (?:pag\w+|api)|"
+    r"(?:narrow|refine) (?:down )?(?:your|the|this)"
+)
+WINDOWS = Words(
+    _WINDOW,
+    r"超[过出過].{0,8}(?:限制|上限|窗口)|\blimit\w* überschritten"
+    r"|\blimite? (?:dépassée?|superad[oa])",
+)
+"""The words of a refusal by which there is more than may be read, or than may be read like this."""

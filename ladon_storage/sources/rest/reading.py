@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ladon_storage.sources.rest.listing import ListPage, MovedError, PagedApi, S
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
 from ladon_storage.sources.rest.pagination import OffsetPagination, PageNumberPagination
 from ladon_storage.sources.rest.positions import PageTrail
+from ladon_storage.sources.rest.refusals import BEYOND, is_beyond, limit_named
 from ladon_storage.sources.rest.unread import Unread
 
 REPAIRS = 1_000
@@ -39,9 +39,6 @@ KNOWN_KEYS = 100_000
 SMALLEST_PAGE = 100
 
 _PARTIAL = 206
-
-_BEYOND = 416
-"""HTTP's own status for a range beyond the end."""
 
 _DENIALS = frozenset({400, 404, 410, 422})
 """The statuses with which APIs answer beyond the end, and also any wrong request."""
@@ -121,7 +118,7 @@ class Reading(ABC):
                 step = paging.skipping(step.number, self._learned.limit)
             ends = set[int]()
             if self._numbers.filled and isinstance(paging, PageNumberPagination | OffsetPagination):
-                ends.update(paging.end_status, (_BEYOND,), _DENIALS)
+                ends.update(paging.end_status, (BEYOND,), _DENIALS)
             smaller = set[int]()
             if isinstance(paging, OffsetPagination) and self._learned.limit > SMALLEST_PAGE:
                 smaller = {*paging.too_large} - {*paging.end_status}
@@ -135,7 +132,7 @@ class Reading(ABC):
             if status in smaller:
                 self._learned.limit = max(self._learned.limit // 2, SMALLEST_PAGE)
                 continue
-            if status in _DENIALS and not self._means_the_end(got):
+            if status in ends and not self._means_the_end(got):
                 raise self._api.refusal(got)
             found = await self._api.keys(got.items)
             keys, ids = tuple(found), getattr(found, "ids", None)
@@ -149,20 +146,13 @@ class Reading(ABC):
     def _means_the_end(self, got: PageResponse) -> bool:
         """Return whether a refusal means that a page lies beyond the end.
 
-        It does where that was declared, where all stated records came, and where it has the form
-        that Django REST framework or WordPress use for it.
+        It does where that was declared, where all stated records came, or where it says so. One
+        that names a limit means the contrary, unless only what is declared counts.
         """
-        status = got.answer.status
-        if status in getattr(self._paging, "end_status", ()) or self._numbers.is_met:
-            return True
-        try:
-            document = json.loads(got.answer.body)
-        except ValueError:
+        if not self._paging.only_declared and limit_named(got.answer) is not None:
             return False
-        if status == 400:
-            code = document.get("code") if isinstance(document, dict) else None
-            return code == "rest_post_invalid_page_number"
-        return status == 404 and bool(document == {"detail": "Invalid page."})
+        is_declared = got.answer.status in getattr(self._paging, "end_status", ())
+        return is_declared or self._numbers.is_met or is_beyond(got.answer)
 
     def _taken(self, page: ListPage) -> ListPage:
         """Return a page after adding it to the pages read.
@@ -318,7 +308,7 @@ class Reading(ABC):
         unread = Unread(self._api, end, self._trail, self._beside, self._get)
         if completeness != "total" and (passed := await unread.sharing_a_cursor()):
             return self._api.error(*passed)
-        if completeness not in ("total", "declared"):
+        if completeness not in ("total", "declared") or end.is_refused(page):
             missed = None
             if not self._learned.is_known:
                 missed = await unread.beside(first, page) or await unread.between(first, page)

@@ -46,6 +46,7 @@ from ladon_storage.sources.rest.pagination import (
     Pagination,
     SinglePage,
 )
+from ladon_storage.sources.rest.refusals import limit_named
 from ladon_storage.sources.rest.settings import RestSettings
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,9 @@ _MOST_KEYS = 100_000
 
 _MOST_FAILURES = 10
 """Items without an id or a time that are examined for the failure that they may report."""
+
+_LONGEST_REFUSAL = 200
+"""Characters that are quoted of a refusal."""
 
 _REPEATED = 2
 """Pages that are recognised when they come again: a page, and the one that follows it."""
@@ -226,17 +230,31 @@ class ApiRequests:
         """Return whether a page has exactly as many items as a parameter requests at most."""
         is_round = count > 0 and count in self.limits.values()
         if is_round:
+            is_single = isinstance(self.paging, SinglePage)
             logger.warning(
-                "Source %r returned exactly the %d records that its parameters request at "
-                "most, and declares no paging, so there may be more. Declare its paging.",
+                "Source %r returned exactly the %d records that its parameters request at most, "
+                "and %s, so there may be more. %s",
                 self.source_id,
                 count,
+                "declares no paging" if is_single else "nothing that leads to a second page",
+                "Declare its paging."
+                if is_single
+                else "Check its paging, and whether that is the size of a page.",
                 extra={"source_id": self.source_id},
             )
         return is_round
 
     def refusal(self, got: PageResponse) -> SourceError:
         """Return the error for an answer whose status does not allow reading to continue."""
+        if (limit := limit_named(got.answer)) is not None:
+            return self.error(
+                f"answered {got.answer.status} for a page, and names a limit on what can be read: "
+                f"{self.http.quoted(limit, _LONGEST_REFUSAL)}",
+                "read less at a time, such as by a range or a filter"
+                + self._setting(
+                    ", or set paging.only_declared and paging.end_status if no record is behind it"
+                ),
+            )
         return SourceError(
             f"Source {self.source_id!r} answered {got.answer.status} from "
             f"{self.http.redact_url(got.answer.url)} after earlier pages. Check what it requires"

@@ -71,7 +71,7 @@ class Unread:
         if not isinstance(paging, PageNumberPagination):
             return None
         behind = 0
-        if last.response.answer.status in OK and self._end.is_silent(last):
+        if self._is_doubtful(last):
             behind = self._doubtful_pages(paging)
         number = await self._beside.page_of_others(paging, last, behind=behind)
         if number is None:
@@ -88,7 +88,7 @@ class Unread:
     async def _behind_offsets(self, paging: OffsetPagination, last: ListPage) -> Problem | None:
         """Return the sign that there are records behind an end without any."""
         pages = self._doubtful_pages(paging)
-        if last.response.answer.status not in OK or not self._end.is_silent(last):
+        if not self._is_doubtful(last):
             return None
         # A server may answer with its last page there, of which nothing is known any more.
         if pages == 1 and not self._beside.knows_all:
@@ -101,6 +101,11 @@ class Unread:
                     raise MovedError
                 return (f"has records from offset {offset} on, and none at {last.request.number}",)
         return None
+
+    def _is_doubtful(self, last: ListPage) -> bool:
+        """Return whether a list ends on nothing that says that it does."""
+        is_refused = self._end.is_refused(last)
+        return is_refused or (last.response.answer.status in OK and self._end.is_silent(last))
 
     def _doubtful_pages(self, paging: PageNumberPagination | OffsetPagination) -> int:
         """Return how many pages behind an empty one are requested.
