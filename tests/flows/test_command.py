@@ -541,6 +541,17 @@ async def test_prefect_that_does_not_answer_is_one_sentence(
             assert "Prefect's API at http://127.0.0.1:9/api does not answer" in called.err
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:4200/api", "localhost:4200/api", "http:///api"])
+async def test_prefect_without_an_address_is_one_sentence(ladon: Command, address: str) -> None:
+    """A scheme or a host that was forgotten is a wrong setting, and no error of another package."""
+    ladon.write("ladon.toml", '[sinks.r]\nurl = "sqlite:///r.db"\n[sources.kev]\nkind = "kev"\n')
+    with temporary_settings({PREFECT_API_URL: address}):
+        called = await ladon.later("deploy", "--dry-run")
+    assert called.code == 2
+    step = "PREFECT_API_URL is no address. Write it as http://127.0.0.1:4200/api."
+    assert called.err.splitlines()[-1] == f"ladon-storage: {step}"
+
+
 async def test_doctor_asks_prefect_and_the_storage(
     ladon: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
