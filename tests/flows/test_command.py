@@ -606,6 +606,14 @@ async def test_list_of_sources_is_one_flow_run(ladon: Command) -> None:
         called = await ladon.later("collect-many", "list.json", *sink, "--json")
         assert await runs(client) == before + 1
     assert (called.code, called.json["records_new"]) == (0, 2)
+    async with FeedServer(play=lambda asked: catalogue(1, 2, 3)) as feed:
+        wrong = {"kind": "kev", "source_id": "down", "url": "http://127.0.0.1:9/"}
+        ladon.write("two.json", json.dumps([{"kind": "kev", "url": feed.url}, wrong]))
+        failed = await ladon.later("collect-many", "two.json", *sink, "--json")
+    assert (failed.code, failed.json["sources"], failed.json["failed"]) == (1, 2, 1)
+    assert failed.json["records_new"] == 1
+    assert list(failed.json["failures"]) == ["down"]
+    assert "1 of 2 sources failed: down (" in failed.err
     missing = await ladon.later("collect-many", "nowhere.toml", *sink)
     assert missing.code == 2
     assert "nowhere.toml" in missing.err
