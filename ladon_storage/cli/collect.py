@@ -244,7 +244,8 @@ def _tell(outcomes: Sequence[Outcome], *, as_json: bool) -> int:
         note(f"{each.name} failed: {each.error}")
     if not failed:
         return DONE
-    return USAGE if all(each.is_configuration for each in failed) else FAILED
+    # Nothing was done only where none was collected.
+    return USAGE if all(each.is_configuration for each in outcomes) else FAILED
 
 
 def _row(outcome: Outcome) -> tuple[object, ...]:

@@ -39,7 +39,7 @@ def collect_many(
         raise ConfigurationError(f"--concurrency is {concurrency}. Set it to 1 or more.")
     if not sources.is_file():
         raise ConfigurationError(f"There is no file {str(sources)!r} of sources; name another.")
-    from ladon_storage.flows.collect_many import checked_file
+    from ladon_storage.flows.collect_many import SourcesFailedError, checked_file
     from ladon_storage.flows.collect_many import collect_many as flow
 
     checked_file(sources)  # before Prefect starts a server for a run that would fail
@@ -51,9 +51,17 @@ def collect_many(
         )
         return report
 
-    report = run_flows(run)
+    failure = None
+    try:
+        report = run_flows(run)
+    except SourcesFailedError as error:  # the others are collected, and its report has them
+        if error.report is None:
+            raise
+        failure, report = error, error.report
     if json:
         print_json(report.model_dump(mode="json"))
     else:
         facts = report.model_dump(mode="json", exclude={"failures"})
         print_facts([(name.replace("_", " "), str(value)) for name, value in facts.items()])
+    if failure is not None:
+        raise failure

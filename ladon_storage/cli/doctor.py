@@ -293,7 +293,7 @@ async def _prefect() -> list[Check]:
     import aiohttp
 
     from ladon_storage.cli.running import prefect_setting
-    from ladon_storage.sources.http.urls import redact_url
+    from ladon_storage.sources.http.urls import check_url, redact_url
 
     address = (prefect_setting("PREFECT_API_URL") or "").rstrip("/")
     if not address:
@@ -309,9 +309,10 @@ async def _prefect() -> list[Check]:
     auth = aiohttp.BasicAuth(*login.split(":", 1)) if login and ":" in login else None
     timeout = aiohttp.ClientTimeout(total=_SECONDS)
     try:
-        shown = redact_url(address)
+        shown = redact_url(check_url(address))
     except ValueError:  # its text may have a password in it
-        return [Check("Prefect API", "failed", "PREFECT_API_URL is no address", "Correct it.")]
+        step = "Write it as http://127.0.0.1:4200/api."
+        return [Check("Prefect API", "failed", "PREFECT_API_URL is no address", step)]
     try:
         async with aiohttp.ClientSession(headers=headers, auth=auth, timeout=timeout) as session:
             return await _api(session, address, shown)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ladon_storage.cli.checks import Check
 from ladon_storage.collection.summaries import cut
+from ladon_storage.server.room import is_of_disk
 
 SECONDS = 10.0
 """The longest time for the check of one file."""
@@ -63,6 +64,8 @@ def _unchecked(
     if code == sqlite3.SQLITE_BUSY:
         return Check(what, "warning", f"{path} is locked by a program", "Check it again.")
     step = "Run this as the user whose file it is."
+    if is_of_disk(error, path):
+        step = "Its disk is full, or fails: make room, and check it again."
     return Check(what, "failed", f"{path} cannot be read ({cut(str(error))})", step)
 
 

@@ -17,8 +17,9 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import aiohttp
 
@@ -31,6 +32,39 @@ _PR_SET_PDEATHSIG = 1
 
 class NotStartedError(LadonStorageError, RuntimeError):
     """Raised when a process did not start, or ended by itself; the message names its log."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process that must not end by itself, and where it says why it did.
+
+    Args:
+        name: Its name in a sentence.
+        process: The process.
+        log: Its log.
+    """
+
+    name: str
+    process: Process
+    log: Path
+
+
+async def refuse_ended(*parts: Part) -> NoReturn:
+    """Wait until a part ends; of several, the first is the cause.
+
+    Raises:
+        NotStartedError: It ended; the message names it, how it ended, and its log.
+    """
+    waits = [asyncio.ensure_future(part.process.wait()) for part in parts]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    part = next(part for part in parts if part.process.returncode is not None)
+    code = part.process.returncode or 0
+    how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+    raise NotStartedError(f"{part.name} ended {how}; read {part.log}.")
 
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
@@ -109,6 +143,15 @@ async def prefect_server(
         ConfigurationError: A newer Prefect has migrated its database.
         NotStartedError: It did not start; the message names its log.
     """
+    async with prefect_part(folder, port, lock, **variables) as (api, _):
+        yield api
+
+
+@contextlib.asynccontextmanager
+async def prefect_part(
+    folder: Path, port: int | None = None, lock: IO[str] | None = None, /, **variables: str
+) -> AsyncIterator[tuple[str, Part]]:
+    """Run a Prefect server as `prefect_server` does, and yield its process, too."""
     from ladon_storage.flows.home import check_database
 
     check_database(folder / "prefect" / "prefect.db")
@@ -136,7 +179,7 @@ async def prefect_server(
                 await asyncio.sleep(0.2)
             else:
                 raise NotStartedError(f"The Prefect server did not answer in time; read {log}.")
-        yield api
+        yield api, Part("Prefect", process, log)
     finally:
         await ended(process)
 
@@ -161,6 +204,7 @@ class LocalService:
         lock: IO[str] | None = None,
     ) -> None:
         self._folder = folder
+        self._log = folder / "storage-service.log"
         self._database = database or folder / "storage.db"
         self._port = port
         self._options = options
@@ -172,9 +216,9 @@ class LocalService:
         """The service's URL."""
         return f"http://127.0.0.1:{self._port}"
 
-    async def start(self) -> None:
-        """Start it, and return when it answers."""
-        with (self._folder / "storage-service.log").open("ab") as log:
+    async def start(self) -> Part:
+        """Start it, and return its process when it answers."""
+        with self._log.open("ab") as log:
             self._process = await started(
                 "Storage Service", "ladon_storage.cli", "serve",
                 "--database", str(self._database), "--port", str(self._port), *self._options,
@@ -185,6 +229,7 @@ class LocalService:
         if not address:
             raise NotStartedError(f"The Storage Service did not start; read {self._folder}.")
         self._port = int(address.rpartition(":")[2])
+        return Part("The Storage Service", self._process, self._log)
 
     async def stop(self) -> None:
         """End it in good order."""

@@ -48,7 +48,7 @@ def source_try(
     chosen = choosing.choose_source(choosing.load_project(file), source)
     made = chosen.make()
     try:
-        trial = running.run(try_source(made, records=records, since=start))
+        trial = running.run(try_source(made, records=records, since=start, limits=chosen.limits))
     except LadonStorageError:
         raise
     except Exception as error:  # of another package's class

@@ -7,6 +7,7 @@
 - The runner ends first: a run in flight can still write its failure. Where this process is killed,
   all end, and a second start is refused until they have.
 - Runs share the circuits and rates of the environment in which this process was started.
+- None of them may end by itself: then all end, and the command says which one it was.
 - All of them listen on loopback alone. A port in use is replaced, and the printed URL shows that.
 """
 
@@ -23,7 +24,7 @@ from asyncio.subprocess import STDOUT, Process
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -32,6 +33,9 @@ from ladon_storage.cli.options import File, Table
 from ladon_storage.cli.output import note, print_facts
 from ladon_storage.databases import escaped
 from ladon_storage.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ladon_storage.cli.local import Part
 
 SERVING = "Serving."
 """The runner's output when its deployments are registered."""
@@ -148,7 +152,7 @@ def shared_by(described: Described) -> dict[str, str]:
 
 
 async def _up(described: Described, folder: Path, prefect_port: int, storage_port: int) -> None:
-    from ladon_storage.cli.local import NotStartedError, prefect_server
+    from ladon_storage.cli.local import Part, prefect_part, refuse_ended
 
     try:
         (folder / "prefect").mkdir(parents=True, exist_ok=True)
@@ -160,8 +164,8 @@ async def _up(described: Described, folder: Path, prefect_port: int, storage_por
         lock = parts.enter_context(held(folder))
         port = port_near(prefect_port, "Prefect")
         note("Starting Prefect (15 to 30 s the first time) …")
-        api = await parts.enter_async_context(prefect_server(folder, port, lock, **SERVER))
-        service = await parts.enter_async_context(
+        api, prefect = await parts.enter_async_context(prefect_part(folder, port, lock, **SERVER))
+        service, *served = await parts.enter_async_context(
             _service(described, folder, storage_port, api.removesuffix("/api"), lock)
         )
         note("Starting the deployments …")
@@ -189,8 +193,7 @@ async def _up(described: Described, folder: Path, prefect_port: int, storage_por
         )
         sys.stdout.flush()
         note("Ctrl-C ends it all; the next start resumes from here.")
-        await runner.wait()
-        raise NotStartedError(f"The runner of the deployments ended; read {log}.")
+        await refuse_ended(prefect, *served, Part("The runner of the deployments", runner, log))
 
 
 @contextlib.contextmanager
@@ -256,8 +259,8 @@ def port_near(wanted: int, name: str) -> int:
 @contextlib.asynccontextmanager
 async def _service(
     described: Described, folder: Path, port: int, prefect_url: str, lock: IO[str]
-) -> AsyncIterator[str]:
-    """Yield the URL of the storage, served by this command where it is a file.
+) -> AsyncIterator[tuple[str, *tuple[Part, ...]]]:
+    """Yield the URL of the storage, and the process that serves it where it is a file.
 
     Its status page has the limits of freshness, and links to the runs.
     """
@@ -268,7 +271,7 @@ async def _service(
     database = None
     if url is not None:
         if not url.lower().startswith(SCHEME):
-            yield url
+            yield (url,)
             return
         database = file_of(url)
     note("Starting the Storage Service …")
@@ -277,9 +280,9 @@ async def _service(
         options += described.arguments
     port = port_near(port, "the Storage Service")
     service = LocalService(folder, port, database, options, lock)
-    await service.start()
+    part = await service.start()
     try:
-        yield service.url
+        yield service.url, part
     finally:
         await service.stop()
 

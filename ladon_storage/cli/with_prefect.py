@@ -21,7 +21,7 @@ from ladon_storage.collection.credentials import secret_lookup
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.ending import signal_noted
 from ladon_storage.flows.home import check_home
-from ladon_storage.sources.http.urls import redact_url
+from ladon_storage.sources.http.urls import check_url, redact_url
 from ladon_storage.tasks import secret_block
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ async def _reached(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Return the result of ``begin``, if the configured API answers.
 
     Raises:
-        ConfigurationError: The API does not answer.
+        ConfigurationError: The API does not answer, or its address is none.
     """
     address = PREFECT_API_URL.value()
     if address:
@@ -73,8 +73,14 @@ async def _reached(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
         else:
             problem = ""
         if problem:
+            try:
+                shown = redact_url(check_url(address))
+            except ValueError:  # its text may have a password in it
+                raise ConfigurationError(
+                    "PREFECT_API_URL is no address. Write it as http://127.0.0.1:4200/api."
+                ) from None
             raise ConfigurationError(
-                f"Prefect's API at {redact_url(address)} does not answer as one "
+                f"Prefect's API at {shown} does not answer as one "
                 f"({problem}). Start it, or correct PREFECT_API_URL; what collects runs without "
                 "it by --no-prefect."
             )

@@ -13,7 +13,7 @@ from ladon_storage.errors import SourceError, visible
 logger = logging.getLogger("ladon_storage.collection")
 
 QUARANTINE_MINIMUM = 10
-"""Up to this many rejected records never fail a run with usable ones, whatever their share."""
+"""Up to this many rejected records never fail a run with usable ones, unless the share is 0."""
 
 HOPELESS_RECORDS = 10_000
 """The number of records, none of them usable, after which a run does not wait for the rest."""
@@ -24,8 +24,9 @@ _NARROW = 0.8
 
 def has_changed(counts: ExtractionCounts, limits: Limits) -> bool:
     """Return whether too many of the records cannot be used."""
-    share = limits.quarantine_share * counts.seen
-    return counts.quarantined > max(QUARANTINE_MINIMUM, share) or counts.is_useless
+    share = limits.quarantine_share
+    most = max(QUARANTINE_MINIMUM, share * counts.seen) if share else 0
+    return counts.quarantined > most or counts.is_useless
 
 
 def is_hopeless(counts: ExtractionCounts) -> bool:
@@ -42,7 +43,7 @@ def refuse_changed_feed(source: Source, counts: ExtractionCounts, limits: Limits
     if not has_changed(counts, limits):
         return
     reasons = "; ".join(f"{reason} ({count})" for reason, count in counts.most_frequent(3))
-    beyond = "" if counts.is_useless else f", more than {limits.quarantine_share:.0%}"
+    beyond = "" if counts.is_useless else f", more than {limits.quarantine_share * 100:g}%"
     raise SourceError(
         f"Of {counts.seen} records of source {source.source_id!r} {counts.quarantined} "
         f"cannot be used{beyond}: {reasons}. The feed has changed, or the source is set up "

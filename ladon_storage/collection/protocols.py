@@ -357,7 +357,8 @@ class Limits(BaseModel):
     quarantine_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1,
         title="Quarantined share",
-        description="Share of unusable records beyond which a run fails. 0.1 is 10 %.",
+        description="Share of unusable records beyond which a run fails, if they are more than "
+        "ten. 0.1 is 10 %; with 0 the first one fails it.",
     )
     removed_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5,

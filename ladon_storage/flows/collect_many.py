@@ -21,6 +21,7 @@ import tomllib
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -31,6 +32,7 @@ from prefect.artifacts import (
     acreate_table_artifact,
     aupdate_progress_artifact,
 )
+from pydantic import Field
 
 from ladon_storage.blocks import RecordSink, StorageService
 from ladon_storage.collection.credentials import secret_lookup
@@ -89,6 +91,21 @@ class ManyReport(Counts):
     skipped: int = 0
     gaps: int
     seconds: float
+    failures: dict[str, str] = Field({})
+    """The errors of the first sources that failed, by name."""
+
+
+class SourcesFailedError(CollectionError):
+    """Raised when sources of a run failed; it has the report of all, which Prefect does not keep.
+
+    Args:
+        message: The whole sentence.
+        report: The report.
+    """
+
+    def __init__(self, message: str, report: ManyReport | None = None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 @checked_flow("collect-many", naming.many)
@@ -309,40 +326,35 @@ class _Fleet:
         """Write the table, and return the report.
 
         Raises:
-            CollectionError: A source failed.
+            SourcesFailedError: A source failed.
         """
         await self.publish()
-        tally, sums = self.tally, self.tally.sums
-        if failed := _failures(tally, self._count):
-            raise CollectionError(
-                f"{failed}. The others are collected; see the run's table and log."
+        report = self._report()
+        if failed := _failures(self.tally, self._count):
+            raise SourcesFailedError(
+                f"{failed}. The others are collected; see the run's table and log.", report
             )
-        report = ManyReport(
+        return self._completed(report)
+
+    def _report(self) -> ManyReport:
+        sums = self.tally.sums
+        return ManyReport(
             sources=self._count,
-            failed=0,
+            failed=sums["failed"],
             skipped=sums["skipped"],
             gaps=sums["gaps"],
             seconds=time.monotonic() - self._began,
-            **dict(tally.counts),
+            failures=self.tally.failures,
+            **dict(self.tally.counts),
         )
-        return self._completed(report)
 
     def of_parts(self, reports: list[dict[str, Any]]) -> ManyReport:
         """Return the report of a run whose parts were runs of their own."""
         told = [ManyReport.model_validate(each) for each in reports if each]
-        sums = self.tally.sums
         for each in told:
             self.tally.counts += each
-            sums.update(skipped=each.skipped, gaps=each.gaps)
-        report = ManyReport(
-            sources=self._count,
-            failed=0,
-            skipped=sums["skipped"],
-            gaps=sums["gaps"],
-            seconds=time.monotonic() - self._began,
-            **dict(self.tally.counts),
-        )
-        return self._completed(report, len(reports) - len(told))
+            self.tally.sums.update(skipped=each.skipped, gaps=each.gaps)
+        return self._completed(self._report(), len(reports) - len(told))
 
     def _completed(self, report: ManyReport, unknown: int = 0) -> ManyReport:
         skipped = f", {report.skipped:,} of them skipped" if report.skipped else ""
@@ -358,7 +370,8 @@ class _Fleet:
 def _failures(tally: Tally, count: int) -> str:
     """Return how many of so many sources failed, and why; empty: none did."""
     failed = tally.sums["failed"]
-    named = tally.failures[:NAMED_FAILURES]
+    first = islice(tally.failures.items(), NAMED_FAILURES)
+    named = [f"{name} ({error})" for name, error in first]
     more = failed - len(named)
     if not failed:
         return ""

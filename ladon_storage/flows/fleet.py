@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -91,7 +92,8 @@ class Tally:
     sums: Counter[str] = field(default_factory=Counter)
     counts: Counts = field(default_factory=Counts)
     reasons: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    """The errors of the first sources that failed, by name."""
     rows: list[Row] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
@@ -99,7 +101,7 @@ class Tally:
         self.sums.update(other.sums)
         self.counts += other.counts
         self.reasons.update(other.reasons)
-        self.failures += other.failures[: MAX_FAILURES - len(self.failures)]
+        self.failures |= dict(islice(other.failures.items(), MAX_FAILURES - len(self.failures)))
         for row in other.rows:
             self._keep(row)
 
@@ -108,7 +110,7 @@ class Tally:
         text = one_line(error)
         self.sums.update(("ended", "failed"))
         if len(self.failures) < MAX_FAILURES:
-            self.failures.append(f"{name} ({text})")
+            self.failures[name] = text
         ours = isinstance(error, LadonStorageError)
         logger.error("Source %r failed: %s", name, text, exc_info=None if ours else error)
         emit_of_source(FAILED, name, {"error": text})

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from ladon_storage.collection.json_values import parse_json
-from ladon_storage.collection.protocols import Clock, Source, utc_now
+from ladon_storage.collection.protocols import Clock, Limits, Source, utc_now
 from ladon_storage.collection.records import Page, Record, Reject
 from ladon_storage.errors import LadonStorageError
 from ladon_storage.probing.results import Trial, TrialRecord, TrialReject, TrialRequest
@@ -90,6 +90,7 @@ async def try_source(
     records: int = 10,
     since: datetime | None = None,
     seconds: float = 30.0,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
     clock: Clock = utc_now,
 ) -> Trial:
     """Read the first pages of a source, and return what a run would store and do next.
@@ -99,6 +100,7 @@ async def try_source(
         records: The maximum number of records and rejects in the result.
         since: The start of the requested range; ``None``: it has none.
         seconds: The time limit of the trial.
+        limits: The limits of the run that its warnings are about.
         clock: The current time, by which records are from the future.
 
     Raises:
@@ -130,6 +132,7 @@ async def try_source(
         records=records,
         is_finished=is_finished,
         error=error,
+        limits=limits,
         clock=clock,
         messages=messages.texts,
         seconds=time.monotonic() - began,
@@ -167,6 +170,7 @@ def _result(
     records: int,
     is_finished: bool,
     error: str | None,
+    limits: Limits,
     clock: Clock,
     messages: list[str],
     seconds: float,
@@ -193,7 +197,7 @@ def _result(
     )
     paging = source.paging if isinstance(source, RestApi) else None
     lists = [page.records for page in pages if page.records]
-    warnings = [*find_warnings(source, trial, lists, clock()), *messages]
+    warnings = [*find_warnings(source, trial, lists, limits, clock()), *messages]
     return trial.model_copy(
         update={"paging": describe_paging(paging, trial), "warnings": tuple(warnings)}
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from ladon_storage.collection.findings import QUARANTINE_MINIMUM
 from ladon_storage.collection.protocols import Limits, Source
 from ladon_storage.collection.records import Record
 from ladon_storage.probing.results import Trial
@@ -63,36 +64,40 @@ def _way(paging: Pagination) -> str:
 
 
 def find_warnings(
-    source: Source, trial: Trial, lists: Sequence[Sequence[Record]], now: datetime
+    source: Source,
+    trial: Trial,
+    lists: Sequence[Sequence[Record]],
+    limits: Limits,
+    now: datetime,
 ) -> Iterator[str]:
     """Yield the warnings of a trial; ``lists`` are the records of each of its pages."""
     records = [record for each in lists for record in each]
-    yield from _of_rejects(trial)
+    yield from _of_rejects(trial, limits.quarantine_share)
     if trial.error is None and not trial.delivered:
         yield "No record came: nothing shows that the settings are right."
-    yield from _of_times(records, now)
+    yield from _of_times(records, now + limits.future_skew, now)
     yield from _of_ids(records)
     yield from _of_order(source, lists)
     yield from _of_the_end(source, trial)
 
 
-def _of_rejects(trial: Trial) -> Iterator[str]:
-    share = Limits().quarantine_share
+def _of_rejects(trial: Trial, share: float) -> Iterator[str]:
     if trial.rejected and trial.rejected == trial.delivered:
         reason = next(iter(trial.reasons))
         yield f"All {trial.rejected} items are rejected, most for: {reason}."
     elif trial.rejected > share * trial.delivered:
+        rule = f"where more than {QUARANTINE_MINIMUM} are, and more than {share * 100:g}% of all"
         yield (
-            f"{trial.rejected} of {trial.delivered} items are rejected: a run fails at more than "
-            f"{share:.0%} of them."
+            f"{trial.rejected} of {trial.delivered} items are rejected: a run fails "
+            f"{rule if share else 'at the first of them'}."
         )
 
 
-def _of_times(records: Sequence[Record], now: datetime) -> Iterator[str]:
+def _of_times(records: Sequence[Record], latest: datetime, now: datetime) -> Iterator[str]:
     if not records:
         return
     times = [record.timestamp for record in records]
-    future = [each for each in times if each > now + Limits().future_skew]
+    future = [each for each in times if each > latest]
     if future:
         which = "All times are" if len(future) == len(times) else f"{len(future)} times are"
         step = "see whether another field is the time of the record"

@@ -36,6 +36,7 @@ from ladon_storage.errors import ConfigurationError, DatabaseError
 from ladon_storage.server.changes import fault_of
 from ladon_storage.server.files import DatabaseFiles
 from ladon_storage.server.logs import in_one_write
+from ladon_storage.server.room import is_of_disk
 
 T = TypeVar("T")
 Change = Callable[[sqlite3.Connection], Any]
@@ -64,6 +65,7 @@ def open_database(path: Path) -> sqlite3.Connection:
 
     Raises:
         ConfigurationError: The file cannot be this program's database.
+        DatabaseError: The disk is full, or fails.
     """
     if not path.parent.is_dir():
         raise ConfigurationError(
@@ -85,11 +87,20 @@ def open_database(path: Path) -> sqlite3.Connection:
             connection.close()
         if isinstance(error, ConfigurationError):
             raise
+        if is_of_disk(error, path):
+            raise _disk_failed(path, error) from error
         raise ConfigurationError(
             f"Database {str(path)!r} cannot be used ({error}); choose a database of this service, "
             "or a new file in a folder that it may write to."
         ) from error
     return connection
+
+
+def _disk_failed(path: Path, error: Exception) -> DatabaseError:
+    return DatabaseError(
+        f"Database {str(path)!r} cannot be used ({error}): its disk is full, or fails. Make room, "
+        "and run it again."
+    )
 
 
 def connect(path: Path, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite3.Connection:
@@ -113,6 +124,7 @@ def copy_database(path: Path, to: Path) -> int:
 
     Raises:
         ConfigurationError: The file is no database of this program, or the copy cannot be made.
+        DatabaseError: The disk of one of the two is full, or fails.
     """
     if not to.parent.is_dir():
         raise ConfigurationError(
@@ -134,9 +146,13 @@ def copy_database(path: Path, to: Path) -> int:
             f"{str(to)!r} exists already; name another file for the copy."
         ) from error
     except (sqlite3.Error, OSError) as error:
+        text = f"The copy {str(to)!r} could not be written ({getattr(error, 'strerror', error)})"
+        if is_of_disk(error, to):
+            raise DatabaseError(
+                f"{text}: its disk is full, or fails. Make room, or name a file on another disk."
+            ) from error
         raise ConfigurationError(
-            f"The copy {str(to)!r} could not be written ({getattr(error, 'strerror', error)}); "
-            "name a new file in a folder that you may write to, with room for it."
+            f"{text}; name a new file in a folder that you may write to, with room for it."
         ) from error
     return count
 
@@ -203,6 +219,8 @@ def _opened(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
     except sqlite3.Error as error:
+        if is_of_disk(error, path):
+            raise _disk_failed(path, error) from error
         raise ConfigurationError(
             f"Database {str(path)!r} cannot be read ({error}); name the service's."
         ) from error

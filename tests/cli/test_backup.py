@@ -146,7 +146,7 @@ def test_fault_of_a_copy_names_the_file_that_has_it(
 
     monkeypatch.setattr(os, "fsync", fsync)
     full = ladon("backup", "copy.db", "--database", "v.db")
-    assert full.code == 2
+    assert full.code == 1
     assert "copy 'copy.db' could not be written (No space left on device)" in full.sentence
     assert "v.db" not in full.sentence
 

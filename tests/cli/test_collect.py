@@ -273,6 +273,15 @@ def test_only_wrong_configuration_exits_with_2(ladon: Command) -> None:
     assert "[sources.wrong]" in called.err
 
 
+async def test_wrong_source_among_collected_ones_is_a_failure(ladon: Command) -> None:
+    """The code of a wrong configuration says that nothing was done, and a source was collected."""
+    async with FeedServer(catalogue(1)) as feed:
+        ladon.write("ladon.toml", project(feed, '[sources.otx]\nkind = "otx"\nkey = "UNSET"\n'))
+        called = await ladon.later("collect", "--all", "--json")
+    assert [each["outcome"] for each in called.json] == ["done", "failed"]
+    assert called.code == 1
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -107,6 +107,7 @@ async def test_what_does_not_answer_is_a_verdict_without_its_password(
     ("address", "finding"),
     [
         ("http://ann:hunt/er2@127.0.0.1:9/api", "is no address"),
+        ("127.0.0.1:4200/api", "is no address"),
         ("http://127.0.0.1:9/api?token=hunt/er2", "http://127.0.0.1:9/api does not answer"),
     ],
 )

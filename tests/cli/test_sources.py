@@ -78,6 +78,19 @@ async def test_source_is_named_in_each_form(ladon: Command, form: str) -> None:
     assert len(called.json["records"]) == 1
 
 
+async def test_try_warns_by_the_limits_of_the_file(ladon: Command) -> None:
+    """What is allowed there is no warning, and what is not is one at the first item."""
+    broken = {"cveID": "CVE-2024-1"}
+    item = {"cveID": "CVE-2024-2", "dateAdded": "2024-01-02"}
+    answer = Answer.of({"count": 3, "vulnerabilities": [broken, item, item | {"cveID": "CVE-3"}]})
+    async with FeedServer(play=lambda _asked: answer) as feed:
+        for share, is_warned in ((0.9, False), (0, True)):
+            ladon.write("ladon.toml", project(feed, f"limits.quarantine_share = {share}\n"))
+            called = await ladon.later("source", "try", "kev", "--json")
+            warned = [each for each in called.json["warnings"] if "a run fails at the" in each]
+            assert bool(warned) == is_warned, called.json["warnings"]
+
+
 async def test_guess_prints_a_table_that_can_be_tried(ladon: Command) -> None:
     """Standard output is a ladon.toml of its own, whose source works."""
     items = [{"id": f"x{n}", "updated": f"2024-01-0{n}T00:00:00Z"} for n in range(1, 5)]

@@ -14,7 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from ladon_storage.cli.local import ended, environment, started
+from ladon_storage.cli.local import (
+    NotStartedError,
+    Part,
+    ended,
+    environment,
+    refuse_ended,
+    started,
+)
 from ladon_storage.cli.up import Described, held, of_file, shared_by
 from ladon_storage.errors import ConfigurationError
 from tests.cli.called import Command
@@ -151,3 +158,21 @@ async def test_part_that_goes_on_is_named_and_refuses_the_next_up(tmp_path: Path
         await ended(part)
     with held(tmp_path):
         pass
+
+
+async def test_part_that_ends_by_itself_ends_the_wait_for_all(tmp_path: Path) -> None:
+    """It is named with its end and its log: what kills it may write nothing there."""
+    one, other = [await started(*PART, stdout=DEVNULL, stderr=DEVNULL) for _ in range(2)]
+    log = tmp_path / "other.log"
+    try:
+        waiting = asyncio.create_task(
+            refuse_ended(Part("One", one, tmp_path / "one.log"), Part("Other", other, log))
+        )
+        other.kill()
+        async with asyncio.timeout(STEP_SECONDS):
+            with pytest.raises(NotStartedError) as caught:
+                await waiting
+        assert str(caught.value) == f"Other ended by signal 9; read {log}."
+        assert one.returncode is None
+    finally:
+        await ended(one)

@@ -798,6 +798,17 @@ async def test_quarantined_share_can_be_set() -> None:
     assert world.watermark == at(1)
 
 
+async def test_share_of_zero_fails_at_the_first_reject() -> None:
+    """Whoever allows none is not given ten."""
+    world = World()
+    none = Limits(quarantine_share=0)
+    with pytest.raises(SourceError, match="1 cannot be used, more than 0%"):
+        await world.run([record("1", 1)], rejects(1), limits=none)
+    assert world.watermark is None
+    await world.run([record("1", 1)], limits=none)
+    assert world.watermark == at(1)
+
+
 @pytest.mark.usefixtures("every_page")
 async def test_changed_feed_is_not_checkpointed() -> None:
     """The share is looked at before each promotion, not only at the end."""

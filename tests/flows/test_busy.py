@@ -100,7 +100,7 @@ def test_skipped_source_of_many_is_a_row_and_no_failure(monkeypatch: pytest.Monk
     )  # fmt: skip
     tally.completed(each, report)
     assert tally.sums == {"ended": 1, "skipped": 1}
-    assert (tally.failures, [row.cells["ended"] for row in tally.rows]) == ([], ["skipped"])
+    assert (tally.failures, [row.cells["ended"] for row in tally.rows]) == ({}, ["skipped"])
     [(event, name, holder)] = emitted
     assert (event, name) == ("ladon.collection.skipped", "taken")
     assert holder["run_id"] == "other"

@@ -541,6 +541,17 @@ async def test_prefect_that_does_not_answer_is_one_sentence(
             assert "Prefect's API at http://127.0.0.1:9/api does not answer" in called.err
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:4200/api", "localhost:4200/api", "http:///api"])
+async def test_prefect_without_an_address_is_one_sentence(ladon: Command, address: str) -> None:
+    """A scheme or a host that was forgotten is a wrong setting, and no error of another package."""
+    ladon.write("ladon.toml", '[sinks.r]\nurl = "sqlite:///r.db"\n[sources.kev]\nkind = "kev"\n')
+    with temporary_settings({PREFECT_API_URL: address}):
+        called = await ladon.later("deploy", "--dry-run")
+    assert called.code == 2
+    step = "PREFECT_API_URL is no address. Write it as http://127.0.0.1:4200/api."
+    assert called.err.splitlines()[-1] == f"ladon-storage: {step}"
+
+
 async def test_doctor_asks_prefect_and_the_storage(
     ladon: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -595,6 +606,14 @@ async def test_list_of_sources_is_one_flow_run(ladon: Command) -> None:
         called = await ladon.later("collect-many", "list.json", *sink, "--json")
         assert await runs(client) == before + 1
     assert (called.code, called.json["records_new"]) == (0, 2)
+    async with FeedServer(play=lambda asked: catalogue(1, 2, 3)) as feed:
+        wrong = {"kind": "kev", "source_id": "down", "url": "http://127.0.0.1:9/"}
+        ladon.write("two.json", json.dumps([{"kind": "kev", "url": feed.url}, wrong]))
+        failed = await ladon.later("collect-many", "two.json", *sink, "--json")
+    assert (failed.code, failed.json["sources"], failed.json["failed"]) == (1, 2, 1)
+    assert failed.json["records_new"] == 1
+    assert list(failed.json["failures"]) == ["down"]
+    assert "1 of 2 sources failed: down (" in failed.err
     missing = await ladon.later("collect-many", "nowhere.toml", *sink)
     assert missing.code == 2
     assert "nowhere.toml" in missing.err

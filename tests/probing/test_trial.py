@@ -7,12 +7,13 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ladon_storage.collection.protocols import Limits
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.probing import guess, try_source
@@ -119,6 +120,30 @@ async def test_trial_warns_of_what_a_run_would_meet(name: str) -> None:
     async with served(always({"items": items})) as feed:
         trial = await try_source(api(feed))
     assert any(text in each for each in trial.warnings), trial.warnings
+
+
+@pytest.mark.parametrize(
+    ("share", "rule"),
+    [
+        (0.0, "a run fails at the first of them."),
+        (0.025, "a run fails where more than 10 are, and more than 2.5% of all."),
+        (0.9, None),
+    ],
+)
+async def test_trial_warns_of_rejects_by_the_limits_of_the_run(
+    share: float, rule: str | None
+) -> None:
+    """A share that is declared is the one that the run fails by, and so is the skew."""
+    items, _ = WARNINGS["some rejects"]
+    limits = Limits(quarantine_share=share, future_skew=timedelta(days=400_000))
+    future, _ = WARNINGS["times in the future"]
+    async with served(always({"items": items})) as feed:
+        trial = await try_source(api(feed), limits=limits)
+    found = [each for each in trial.warnings if "are rejected" in each]
+    assert found == ([f"7 of 23 items are rejected: {rule}"] if rule else [])
+    async with served(always({"items": future})) as feed:
+        trial = await try_source(api(feed), limits=limits)
+    assert not any("in the future" in each for each in trial.warnings)
 
 
 async def test_trial_keeps_rejects_with_their_reasons() -> None:

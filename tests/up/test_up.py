@@ -185,6 +185,25 @@ async def test_end_in_the_middle_of_a_run_is_recorded(tmp_path: Path) -> None:
             assert (await api.run(again))["state_type"] == "COMPLETED"
 
 
+@pytest.mark.parametrize(
+    ("name", "log"),
+    [("Prefect", "prefect-server.log"), ("Storage Service", "storage-service.log")],
+)
+async def test_up_ends_when_a_server_of_it_is_killed(tmp_path: Path, name: str, log: str) -> None:
+    """Every run would fail from then on, and nothing would start the server again."""
+    folder = tmp_path / "local"
+    command = (*UP, "--table", "prefect.yaml", "--folder", str(folder), *FREE_PORTS)
+    async with module(tmp_path, *command) as process:
+        await addresses(process)
+        found = re.search(rf"^(\d+) {name}$", (folder / "lock").read_text(), re.MULTILINE)
+        assert found
+        os.kill(int(found[1]), signal.SIGKILL)
+        printed, _ = await asyncio.wait_for(process.communicate(), STOPPED_SECONDS)
+    assert process.returncode == 1
+    assert f"{name} ended by signal 9; read {folder / log}." in printed.decode()
+    assert left_of(folder) == []
+
+
 def test_second_up_of_a_folder_is_refused(tmp_path: Path) -> None:
     """Two servers over one database would take each other's runs: the second says so and ends."""
     with held(tmp_path), pytest.raises(ConfigurationError, match="up already"), held(tmp_path):
