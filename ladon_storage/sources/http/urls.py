@@ -127,8 +127,8 @@ def as_written(text: str) -> URL:
 def normalized(url: URL) -> URL:
     """Return ``url`` for a comparison, as it may be written in several ways.
 
-    >>> normalized(as_written("https://example.org/?q=%7e%20")).raw_query_string
-    'q=~+'
+    >>> normalized(as_written("https://example.org/?q=%7e%2F")).raw_query_string
+    'q=~/'
     """
     return URL(str(url))
 
