@@ -20,6 +20,7 @@ from ladon_storage.probing.signs import SIZES, Evidence, Proposal, beside, total
 from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.names import names, plain
+from ladon_storage.sources.rest.page_metadata import cursor_headers
 from ladon_storage.sources.rest.vocabulary import CURSORS, LAST, LINKS
 
 _CURSORS = names(
@@ -71,7 +72,8 @@ def proposals(seen: Evidence) -> Iterator[Proposal]:
     """Yield the paginations that an answer suggests, the most likely first."""
     found: set[str] = set()
     for signs in (
-        _by_header, _by_link, _by_search, _by_cursor, _by_count, _by_last_id, _by_convention,
+        _by_header, _by_link, _by_search, _by_cursor, _by_own_header, _by_count, _by_last_id,
+        _by_convention,
     ):  # fmt: skip
         for proposal in signs(seen):
             # Two signs of the same requests are tried once: there are few requests.
@@ -202,6 +204,22 @@ def _by_cursor(seen: Evidence) -> Iterator[Proposal]:
                 reason = f"{place} is where a cursor would be"
                 empty.append(Proposal(paging, reason, False, drops=drops))
     yield from empty
+
+
+def _by_own_header(seen: Evidence) -> Iterator[Proposal]:
+    """Yield the pagination by an address or a cursor in a header that only this service has."""
+    for header in cursor_headers(seen.answer):
+        value = seen.answer.headers[header].strip()
+        if _is_link(value):
+            paging = {"kind": "next", "path": header} | _keeping(seen, value)
+            yield Proposal(paging, f"the header {header} has the next address")
+        elif value and not value.isdecimal():  # a number is that of a page, or an offset
+            name = re.sub(r"^x-(?:ms-)?", "", header, flags=re.IGNORECASE)
+            for parameter in _sent_as(name, plain(name)):
+                paging = {"kind": "cursor", "path": header, "parameter": parameter}
+                paging |= {"location": seen.where} if seen.where == "body" else {}
+                drops = frozenset({parameter} & seen.asked.keys())
+                yield Proposal(paging, f"the header {header} has a cursor", drops=drops)
 
 
 def _is_cursor(name: str) -> bool:

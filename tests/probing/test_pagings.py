@@ -339,10 +339,39 @@ async def test_offset_is_called_as_the_size_in_the_address(size: str, skip: str)
     "header", ["x-ms-continuationtoken", "X-Continuation", "Next-Page-Token", "Opc-Next-Page"]
 )
 async def test_cursor_in_a_header_alone_is_no_whole_answer(header: str) -> None:
-    """No paging of a rest source sends it back, so none is proposed that would end after a page."""
+    """If it leads nowhere, nothing is proposed that would end after a page."""
     found = await proposed(always({"value": ROWS[:10]}, headers={header: "abc"}))
     assert found.settings == {}
     assert f"has a next page in its header {header}" in (found.problem or "")
+
+
+def _header(header: str, parameter: str, form: str) -> Play:
+    def play(_: str, asked: Asked) -> Answer:
+        begin = int(asked.query.get(parameter, "0").strip("t"))
+        end = begin + 10
+        headers = {header: form.format(end)} if end < COUNT else {}
+        return answer({"value": ROWS[begin:end]}, headers=headers)
+
+    return play
+
+
+@pytest.mark.parametrize(
+    ("header", "parameter", "form", "kind"),
+    [
+        ("NextPageUri", "nextPage", "?nextPage={}", "next"),
+        ("x-ms-continuationtoken", "continuationToken", "t{}t", "cursor"),
+        ("X-Next-Cursor", "cursor", "t{}t", "cursor"),
+    ],
+)
+async def test_next_page_in_a_header_is_found(
+    header: str, parameter: str, form: str, kind: str
+) -> None:
+    """Under a name that only this service has."""
+    async with served(_header(header, parameter, form)) as feed:
+        found = await guess(feed.at("items"))
+        assert found.settings["paging"]["kind"] == kind, found.problem
+        assert found.settings["paging"]["path"] == header
+        assert await collected(found.source()) == NUMBERS
 
 
 @pytest.mark.parametrize("count", [7, 10])

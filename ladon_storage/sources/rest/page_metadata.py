@@ -53,6 +53,7 @@ _PAGING_HEADERS = tuple(
 )
 _OWN = re.compile(r"(?:x-)?(?:(?:pagination|paging|meta)-?)?(.+)", re.IGNORECASE)
 _OWN_BEGINS = ("x-", "total", "paging", "pagination", "record", "result")
+_HEADER_NAME = re.compile(r"[A-Za-z][\w-]*")
 _WARNINGS = ("Warning", "X-Warning", "X-Notice")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ].*)?")
 _DAY_LENGTH = len("2024-01-01")
@@ -162,7 +163,7 @@ def promise(
     link = next_in(answer.headers.getall("Link", []), answer.url)
     if link is not None and not _leads_nowhere(answer, link, position):
         return "has a next link in its header Link"
-    for header in _cursor_headers(answer, is_alone=is_alone):
+    for header in cursor_headers(answer, is_alone=is_alone):
         if _leads_on(answer.headers[header].strip()):
             return f"has a next page in its header {header}"
     for place, name, value in said + between:
@@ -203,7 +204,7 @@ def is_over(answer: HttpResponse, document: object, items: object, records: str)
 
 def flags(answer: HttpResponse, document: object, items: object, records: str) -> bool:
     """Return whether an answer has a flag of more, a next link or a cursor, whatever its value."""
-    usual = ("Link", "X-Has-More", *_cursor_headers(answer))
+    usual = ("Link", "X-Has-More", *cursor_headers(answer))
     said = metadata(answer, document, items, records)
     return any(header in answer.headers for header in usual) or any(
         is_sign(name) and name not in INNER for _, name, _ in said
@@ -217,7 +218,7 @@ def own_headers(answer: HttpResponse) -> Iterator[tuple[str, str]]:
             yield header, plain(found[1])
 
 
-def _cursor_headers(answer: HttpResponse, *, is_alone: bool = False) -> list[str]:
+def cursor_headers(answer: HttpResponse, *, is_alone: bool = False) -> list[str]:
     """Return the headers whose names are those of a cursor or a next page.
 
     A plain ``X-Cursor`` is that of the next page only if no page was requested by one.
@@ -279,6 +280,14 @@ def may_be_cut(answer: HttpResponse, document: object, items: Sized, records: st
         or (name in SIZES and len(items) > 0 and count_in(value) == len(items))
         for _, name, value in metadata(answer, document, items, records)
     )
+
+
+def declared_value(answer: HttpResponse, document: object, path: str) -> Any:
+    """Return the value at a declared path, or that of the header which it names instead."""
+    value = value_at(document, path)
+    if value is None and not (isinstance(document, dict) and path in document):
+        return answer.headers.get(path) if _HEADER_NAME.fullmatch(path) else None
+    return value
 
 
 def promised_at(document: object, path: str) -> bool | None:

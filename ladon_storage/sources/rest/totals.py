@@ -16,6 +16,7 @@ from ladon_storage.sources.json.items import value_at
 from ladon_storage.sources.rest.links import linked, parameters_of
 from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names, plain
 from ladon_storage.sources.rest.page_metadata import (
+    declared_value,
     metadata,
     metadata_between,
     own_headers,
@@ -84,9 +85,7 @@ class Total:
 
 def declared_total(answer: HttpResponse, document: object, path: str) -> Total | None:
     """Return the total at a declared path, or in the header of that name."""
-    value = value_at(document, path)
-    if value is None:
-        value = answer.headers.get(path) if re.fullmatch(r"[A-Za-z][\w-]*", path) else None
+    value = declared_value(answer, document, path)
     if isinstance(value, dict):
         return _bounded(value, path)
     above, _, name = path.rpartition(".")
