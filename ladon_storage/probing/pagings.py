@@ -18,10 +18,11 @@ from yarl import URL
 from ladon_storage.collection.json_values import Number
 from ladon_storage.probing.signs import SIZES, Evidence, Proposal, beside, total_of
 from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.asides import own_plain
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.names import names, plain
 from ladon_storage.sources.rest.page_metadata import cursor_headers
-from ladon_storage.sources.rest.vocabulary import CURSORS, LAST, LINKS
+from ladon_storage.sources.rest.vocabulary import CURSORS, HAS_MORE, LAST, LINKS
 
 _CURSORS = names(
     "cursor nextcursor nexttoken nextpagetoken nextpagecursor nextoffset nextmarker nextkey "
@@ -101,7 +102,8 @@ def _by_link(seen: Evidence) -> Iterator[Proposal]:
     for place, name, value in beside(seen.document, seen.records):
         if name in ("links", "link") and isinstance(value, list):
             yield from _by_listed_link(seen, place, value)
-        if name not in LINKS or (isinstance(value, str) and not _is_link(value) and value):
+        is_link = name in LINKS or own_plain(name, seen.records) in LINKS
+        if not is_link or (isinstance(value, str) and not _is_link(value) and value):
             continue
         target = value.get("href") if isinstance(value, dict) else value
         path = f"{place}.href" if isinstance(value, dict) and "href" in value else place
@@ -361,7 +363,7 @@ def _numbers(said: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 def _more_of(seen: Evidence) -> dict[str, str]:
     for place, name, value in beside(seen.document, seen.records):
-        if (name in _MORE or _is_last(name)) and isinstance(value, bool):
+        if (name in _MORE or name in HAS_MORE or _is_last(name)) and isinstance(value, bool):
             return {"more": place}
     return {}
 
