@@ -20,6 +20,7 @@ from ladon_storage.probing.signs import (
     Evidence,
     Proposal,
     is_as_asked,
+    may_say_more,
     says_more,
     total_of,
     without_paging,
@@ -72,6 +73,8 @@ async def confirm(
     is_full = (seen.count >= 2 * _ROUND and seen.count % _ROUND == 0) or is_as_asked(seen)
     total = total_of(seen)
     is_whole = total is not None and total[1] == seen.count
+    hinted = None if more or is_whole else may_say_more(seen)
+    is_full = is_full or hinted is not None
     is_cheap = not is_whole and len(seen.answer.body) <= CHEAP_BYTES
     waiting: Proposal | None = None
     tried: list[str] = []
@@ -102,8 +105,12 @@ async def confirm(
             unfollowed[proposal.paging["path"]] = None
         tried.append(f"{proposal.paging.get('parameter') or proposal.paging['kind']}: {problem}")
     result.proposal = waiting
+    if waiting is None:
+        more = more or says_more(seen, is_alone=True)
     if waiting is None and not more:
         result.unsure += [f"whether {path} leads to more records" for path in unfollowed]
+    if hinted is not None:
+        result.unsure.append(f"whether there are more records: the API {hinted}")
     _note_unconfirmed(
         result, seen, more, tried, is_full=is_full or not is_whole, is_asked=http is not None
     )

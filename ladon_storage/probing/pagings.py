@@ -18,9 +18,11 @@ from yarl import URL
 from ladon_storage.collection.json_values import Number
 from ladon_storage.probing.signs import SIZES, Evidence, Proposal, beside, total_of
 from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.asides import own_plain
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.names import names, plain
-from ladon_storage.sources.rest.vocabulary import CURSORS, LAST, LINKS
+from ladon_storage.sources.rest.page_metadata import cursor_headers
+from ladon_storage.sources.rest.vocabulary import CURSORS, HAS_MORE, LAST, LINKS
 
 _CURSORS = names(
     "cursor nextcursor nexttoken nextpagetoken nextpagecursor nextoffset nextmarker nextkey "
@@ -71,7 +73,8 @@ def proposals(seen: Evidence) -> Iterator[Proposal]:
     """Yield the paginations that an answer suggests, the most likely first."""
     found: set[str] = set()
     for signs in (
-        _by_header, _by_link, _by_search, _by_cursor, _by_count, _by_last_id, _by_convention,
+        _by_header, _by_link, _by_search, _by_cursor, _by_own_header, _by_count, _by_last_id,
+        _by_convention,
     ):  # fmt: skip
         for proposal in signs(seen):
             # Two signs of the same requests are tried once: there are few requests.
@@ -99,7 +102,8 @@ def _by_link(seen: Evidence) -> Iterator[Proposal]:
     for place, name, value in beside(seen.document, seen.records):
         if name in ("links", "link") and isinstance(value, list):
             yield from _by_listed_link(seen, place, value)
-        if name not in LINKS or (isinstance(value, str) and not _is_link(value) and value):
+        is_link = name in LINKS or own_plain(name, seen.records) in LINKS
+        if not is_link or (isinstance(value, str) and not _is_link(value) and value):
             continue
         target = value.get("href") if isinstance(value, dict) else value
         path = f"{place}.href" if isinstance(value, dict) and "href" in value else place
@@ -202,6 +206,22 @@ def _by_cursor(seen: Evidence) -> Iterator[Proposal]:
                 reason = f"{place} is where a cursor would be"
                 empty.append(Proposal(paging, reason, False, drops=drops))
     yield from empty
+
+
+def _by_own_header(seen: Evidence) -> Iterator[Proposal]:
+    """Yield the pagination by an address or a cursor in a header that only this service has."""
+    for header in cursor_headers(seen.answer):
+        value = seen.answer.headers[header].strip()
+        if _is_link(value):
+            paging = {"kind": "next", "path": header} | _keeping(seen, value)
+            yield Proposal(paging, f"the header {header} has the next address")
+        elif value and not value.isdecimal():  # a number is that of a page, or an offset
+            name = re.sub(r"^x-(?:ms-)?", "", header, flags=re.IGNORECASE)
+            for parameter in _sent_as(name, plain(name)):
+                paging = {"kind": "cursor", "path": header, "parameter": parameter}
+                paging |= {"location": seen.where} if seen.where == "body" else {}
+                drops = frozenset({parameter} & seen.asked.keys())
+                yield Proposal(paging, f"the header {header} has a cursor", drops=drops)
 
 
 def _is_cursor(name: str) -> bool:
@@ -343,7 +363,7 @@ def _numbers(said: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 def _more_of(seen: Evidence) -> dict[str, str]:
     for place, name, value in beside(seen.document, seen.records):
-        if (name in _MORE or _is_last(name)) and isinstance(value, bool):
+        if (name in _MORE or name in HAS_MORE or _is_last(name)) and isinstance(value, bool):
             return {"more": place}
     return {}
 

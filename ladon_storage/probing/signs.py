@@ -12,8 +12,8 @@ from ladon_storage.probing.ranges import form_of
 from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.http.urls import as_written, with_those
 from ladon_storage.sources.rest.names import names, plain
-from ladon_storage.sources.rest.page_metadata import promise
-from ladon_storage.sources.rest.totals import declared_total, usual_total
+from ladon_storage.sources.rest.page_metadata import hint, promise
+from ladon_storage.sources.rest.totals import declared_total, total_aside, usual_total
 
 SIZES = names(
     "limit perpage pagesize size rows maxresults resultsperpage top count itemsperpage pagelimit "
@@ -93,13 +93,31 @@ def without_paging(settings: Mapping[str, Any], proposal: Proposal) -> dict[str,
     return {**settings, "paging": proposal.paging}
 
 
-def says_more(seen: Evidence) -> str | None:
-    """Return the sign in an answer that there are more records than it has."""
-    promised = promise(seen.answer, seen.document, seen.items, seen.records)
+def says_more(seen: Evidence, *, is_alone: bool = False) -> str | None:
+    """Return the sign in an answer that there are more records than it has.
+
+    With ``is_alone``, a cursor counts that the last page of a list may have, too.
+    """
+    told = (seen.answer, seen.document, seen.items, seen.records)
+    promised = promise(*told, is_alone=is_alone)
     if promised is not None:
         return promised
+    bound = usual_total(*told)
+    if bound is not None and bound.is_bound and bound.count >= seen.count:
+        return f"states more than {bound.count} records at {bound.place!r}"
     total = total_of(seen)
     return f"states {total[1]} records at {total[0]!r}" if total and total[1] > seen.count else None
+
+
+def may_say_more(seen: Evidence) -> str | None:
+    """Return a sign that there may be more, which may be about something else."""
+    found = hint(seen.answer, seen.document, seen.items, seen.records)
+    if found is not None:
+        return found
+    total = total_aside(seen.document, seen.items, seen.records)
+    if total is None or total.count <= seen.count:
+        return None
+    return f"states {total.count} at {total.place!r}, which may be a total"
 
 
 def is_as_asked(seen: Evidence) -> bool:

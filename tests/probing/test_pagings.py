@@ -298,6 +298,12 @@ def _end_of_stream(base: str, asked: Asked) -> Answer:
     return answer({"tickets": ROWS[begin:end], **following, "end_of_stream": end == COUNT})
 
 
+def _more_topics(base: str, asked: Asked) -> Answer:
+    begin, end = _from("start")(asked)
+    following = {"more_topics_url": f"{base}items?start={end}"} if end < COUNT else {}
+    return answer({"topic_list": {"topics": ROWS[begin:end], **following}})
+
+
 def _silent(_: str, asked: Asked) -> Answer:
     page = int(asked.query.get("page", 1)) - 1
     return answer({"items": ROWS[page * 7 : page * 7 + 7]})
@@ -307,7 +313,7 @@ def _silent(_: str, asked: Asked) -> Answer:
     "play",
     [
         _next_results, _start_cursor, _starting_after, _couch, _hits_from,
-        _named_after_its_parameter, _continue, _end_of_stream, _silent,
+        _named_after_its_parameter, _continue, _end_of_stream, _more_topics, _silent,
     ],
 )  # fmt: skip
 async def test_paging_of_other_names_collects_all(play: Play) -> None:
@@ -339,10 +345,68 @@ async def test_offset_is_called_as_the_size_in_the_address(size: str, skip: str)
     "header", ["x-ms-continuationtoken", "X-Continuation", "Next-Page-Token", "Opc-Next-Page"]
 )
 async def test_cursor_in_a_header_alone_is_no_whole_answer(header: str) -> None:
-    """No paging of a rest source sends it back, so none is proposed that would end after a page."""
+    """If it leads nowhere, nothing is proposed that would end after a page."""
     found = await proposed(always({"value": ROWS[:10]}, headers={header: "abc"}))
     assert found.settings == {}
     assert f"has a next page in its header {header}" in (found.problem or "")
+
+
+def _header(header: str, parameter: str, form: str) -> Play:
+    def play(_: str, asked: Asked) -> Answer:
+        begin = int(asked.query.get(parameter, "0").strip("t"))
+        end = begin + 10
+        headers = {header: form.format(end)} if end < COUNT else {}
+        return answer({"value": ROWS[begin:end]}, headers=headers)
+
+    return play
+
+
+@pytest.mark.parametrize(
+    ("header", "parameter", "form", "kind"),
+    [
+        ("NextPageUri", "nextPage", "?nextPage={}", "next"),
+        ("x-ms-continuationtoken", "continuationToken", "t{}t", "cursor"),
+        ("X-Next-Cursor", "cursor", "t{}t", "cursor"),
+    ],
+)
+async def test_next_page_in_a_header_is_found(
+    header: str, parameter: str, form: str, kind: str
+) -> None:
+    """Under a name that only this service has."""
+    async with served(_header(header, parameter, form)) as feed:
+        found = await guess(feed.at("items"))
+        assert found.settings["paging"]["kind"] == kind, found.problem
+        assert found.settings["paging"]["path"] == header
+        assert await collected(found.source()) == NUMBERS
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        {"counts": {"returned": 10, "total": 53}},
+        {"list_info": {"has_more_rows": True}},
+        {"more_items_url": "/api/items?after=2"},
+        {"total": -10},
+        {"before": None, "after": "t3_abc"},
+    ],
+)
+async def test_sign_of_more_in_any_place_is_no_whole_answer(sign: dict[str, Any]) -> None:
+    """No single document is proposed, as its run would fail."""
+    found = await proposed(always({"items": ROWS[:10], **sign}))
+    assert found.settings == {}
+    assert "no way to the next page was found" in str(found.problem)
+
+
+@pytest.mark.parametrize(
+    ("sign", "place"),
+    [({"summary": {"total": 53}}, "summary.total"), ({"is_limited": True}, "is_limited")],
+)
+async def test_sign_that_may_be_about_something_else_is_an_open_question(
+    sign: dict[str, Any], place: str
+) -> None:
+    """The proposal names it, and leaves open whether there is more."""
+    found = await proposed(always({"items": ROWS[:7], **sign}))
+    assert any("more records: the API s" in each and place in each for each in found.unsure)
 
 
 @pytest.mark.parametrize("count", [7, 10])

@@ -26,6 +26,7 @@ from ladon_storage.sources import RestApi, problems, source_from
 from ladon_storage.sources.http.client import HttpResponse, source_http
 from ladon_storage.sources.http.hosts import circuit_of
 from ladon_storage.sources.http.urls import as_written
+from ladon_storage.sources.rest.body import put_at
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.listing import ListPage
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
@@ -273,6 +274,25 @@ async def test_number_in_a_path_of_the_body_is_an_index() -> None:
     assert feed.asks[0].body == {
         "groups": [{"filters": [{**filters[0], "value": begin}, filters[1]]}]
     }
+
+
+@pytest.mark.parametrize(
+    ("ranged", "expected"),
+    [
+        ({"event.ingested": {"lt": "now"}}, {"event.ingested": {"lt": "now", "gte": 60}}),
+        ({"event.ingested.gte": 1}, {"event.ingested.gte": 60}),
+        (
+            {"event": {}, "event.ingested": {}},
+            {"event": {"ingested": {"gte": 60}}, "event.ingested": {}},
+        ),
+        ({"event.ing": {}}, {"event.ing": {}, "event": {"ingested": {"gte": 60}}}),
+    ],
+)
+def test_key_of_the_body_may_contain_dots(ranged: dict[str, Any], expected: dict[str, Any]) -> None:
+    """As a field of Elasticsearch's does, in the query that the body has."""
+    body = {"query": {"range": ranged}}
+    put_at(body, "query.range.event.ingested.gte", 60)
+    assert body == {"query": {"range": expected}}
 
 
 @pytest.mark.parametrize(

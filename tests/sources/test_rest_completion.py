@@ -121,6 +121,15 @@ SIGNS: list[dict[str, Any]] = [
     {"offset": 50, "limit": 100},
     {"page": 2, "per_page": 100},
     {"meta": {"currentPage": 3, "pageSize": 100}},
+    {"list_info": {"has_more_rows": True, "start_index": 1}},
+    {"page_context": {"has_more_page": True, "search_criteria": [{"column_name": "at"}]}},
+    {"search": {"paging": {"hasNext": True}}},
+    {"meta": {"query": {"is_last_page": False}}},
+    {"counts": {"returned": 7, "total": 53}},
+    {"has_more_page": True},
+    {"size_limit_exceeded": True},
+    {"before": None, "after": "t3_abc"},
+    {"total": -7},
 ]
 NO_SIGNS: list[dict[str, Any]] = [
     {"next": None},
@@ -161,6 +170,25 @@ NO_SIGNS: list[dict[str, Any]] = [
     {"links": {"last": "/feed.json?offset=0"}},
     {"message": "Chapters 1-7 of the book", "page": "1/1"},
     {"title": "Rows 1-7 of 8"},
+    {"facets": {"total": 330, "has_more": True}},
+    {"_shards": {"total": 330, "successful": 330}},
+    {"quota": {"limit": 1000, "total": 5000}},
+    {"api": {"used": 9, "total": 5000}},
+    {"timing": {"total": 330}},
+    {"stats": {"total_users": 330}},
+    {"comments": {"data": [], "total": 330, "has_more": True}},
+    {"types": {"names": [{"key": "a", "count": 9}], "total": 330}},
+    {"threads": {"t1": {"has_more": True, "total": 330}}},
+    {"summary": {"matched": 7, "total": 330}},
+    {"counts": {"returned": 7, "total": 7}},
+    {"thread": {"has_more": True}, "has_more": False},
+    {"thread": {"has_more": True}, "summary": {"total": 330}, "total": 7},
+    {"thread": {"has_more": False}, "note": {"text": "a", "truncated": False}},
+    {"before": None, "after": "2024-01-01T00:00:00Z"},
+    {"before": "6dcb09b", "after": "7fd1a60"},
+    {"before": None, "after": 1704067200},
+    {"total": -999},
+    {"has_more_information": True, "unlimited": True},
 ]
 HEADERS = [
     {"Link": "</feed.json?page=2>; rel='next'"},
@@ -380,6 +408,117 @@ async def test_document_of_just_the_size_asked_for_is_no_proof(
 
     assert page.completeness == completeness
     assert ("Declare its paging" in caplog.text) == (completeness == "declared")
+
+
+# Signs that may be about something else.
+
+HINTS: list[tuple[dict[str, Any], str]] = [
+    ({"summary": {"total": 53, "critical": 4}}, "states 53 at 'summary.total'"),
+    ({"query": {"totalCount": 53}}, "states 53 at 'query.totalCount'"),
+    ({"metadata": {"results": {"total": 53}}}, "states 53 at 'metadata.results.total'"),
+    ({"is_limited": True, "has_more": False}, "says at 'is_limited'"),
+    ({"has_more_users": True}, "says at 'has_more_users'"),
+    ({"search": {"truncated": True}}, "says at 'search.truncated'"),
+    ({"navigation": {"next": "/feed.json?page=2"}}, "may have a next page at 'navigation.next'"),
+    ({"search": {"next_token": "abc"}}, "may have a next page at 'search.next_token'"),
+]
+
+
+@pytest.mark.parametrize(("sign", "words"), HINTS, ids=json.dumps)
+async def test_sign_that_may_be_about_something_else_takes_the_proof_away(
+    sign: dict[str, Any], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run is green, says that its end is declared, and names what it saw and what to set."""
+    async with FeedServer(play=lambda _: answer(ROWS, **sign)) as feed:
+        [page] = await pages_of(feed)
+        assert (len(page.records), page.completeness) == (7, "declared")
+        assert words in caplog.text
+        assert "paging.only_declared" in caplog.text
+        caplog.clear()
+        await pages_of(feed, paging={"kind": "none", "only_declared": True})
+        assert not caplog.text
+
+
+async def test_total_in_an_unknown_place_is_settled_by_its_declaration(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Declared, it binds as any total does, and one that is met needs no warning."""
+    total = [53]
+    async with FeedServer(play=lambda _: answer(ROWS, summary={"total": total[0]})) as feed:
+        paging = {"kind": "none", "total": "summary.total"}
+        assert "states 53 items at 'summary.total'" in await refused(feed, paging=paging)
+        total[0] = 7
+        [page] = await pages_of(feed, paging=paging)
+
+    assert page.completeness == "whole document"
+    assert not caplog.text
+
+
+async def test_total_of_all_times_in_an_unknown_place_is_ignored(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A range in which nothing is has the same one, so no run warns of it."""
+
+    def ranged(asked: Asked) -> Answer:
+        return answer([] if asked.query["since"] > "2025" else ROWS, stats={"total": 53})
+
+    async with FeedServer(play=ranged) as feed:
+        source = api(feed, since={"parameter": "since"})
+        [page] = [page async for page in source.pages(at(0), None)]
+
+    assert page.completeness == "whole document"
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("size", [3, 7])
+async def test_flag_in_an_unknown_place_ends_pages_as_one_in_a_known_place(size: int) -> None:
+    """A last page with the flag fails the run; an empty one that takes it back is an end."""
+    known, cut_off = [False], [False]
+
+    def numbered(asked: Asked) -> Answer:
+        rows = cut(asked, size)
+        paged = {"has_more_page": bool(rows) or cut_off[0]}
+        return Answer.of({"rows": rows, "page" if known[0] else "page_context": paged})
+
+    async with FeedServer(play=numbered) as feed:
+        for known[0] in (True, False):
+            cut_off[0] = False
+            pages = await pages_of(feed, paging={"kind": "page"})
+            assert pages[-1].completeness == "last page"
+            cut_off[0] = True
+            assert "has_more_page' that there are more" in await refused(
+                feed, paging={"kind": "page"}
+            )
+
+
+@pytest.mark.parametrize(
+    ("sign", "words"),
+    [
+        ({"more_topics_url": "/latest?page=1"}, "has a next page at 'list.more_topics_url'"),
+        ({"next_topics_token": "abc"}, "has a cursor at 'list.next_topics_token'"),
+        ({"has_more_topics": True}, "says at 'list.has_more_topics'"),
+        ({"topics_truncated": True}, "says at 'list.topics_truncated'"),
+        ({"topics_limit_reached": True, "topics_completed": False, "topics_left": 9}, ""),
+    ],
+)
+async def test_sign_that_has_the_name_of_the_records_is_one(
+    sign: dict[str, Any], words: str
+) -> None:
+    """As that of Discourse, next to its topics; other names may be of the records themselves."""
+    async with FeedServer(play=lambda _: Answer.of({"list": {"topics": ROWS, **sign}})) as feed:
+        if words:
+            assert words in await refused(feed, records="list.topics")
+        else:
+            assert await ids_of(feed, records="list.topics") == IDS
+
+
+async def test_many_objects_beside_the_records_are_looked_at_in_bounded_time() -> None:
+    """Those that are no description of a list cost next to nothing."""
+    many = {f"o{n}": {f"m{m}": {"list": {"a": n}} for m in range(40)} for n in range(2_000)}
+    async with FeedServer(play=lambda _: Answer.of({"rows": ROWS, **many})) as feed:
+        [page] = await pages_of(feed)
+
+    assert page.completeness == "whole document"
 
 
 # Answers without anything.

@@ -1029,3 +1029,35 @@ async def test_number_of_an_item_in_its_list_is_an_offset() -> None:
     paging = {"kind": "cursor", "path": "rows.-1.number", "parameter": "offset"}
     async with FeedServer(play=paged) as feed:
         assert {*await ids_of(feed, paging=paging)} >= {str(each["id"]) for each in rows}
+
+
+@pytest.mark.parametrize(
+    ("header", "paging"),
+    [
+        ("NextPageUri", {"kind": "next", "path": "NextPageUri"}),
+        ("nextpageuri", {"kind": "next", "path": "NextPageUri"}),
+        ("x-ms-continuationtoken", {"kind": "cursor", "path": "x-ms-continuationtoken"}),
+    ],
+)
+async def test_next_page_in_a_declared_header_is_followed(
+    header: str, paging: dict[str, Any]
+) -> None:
+    """As that of Office 365 and of Azure DevOps; the last page has no such header."""
+
+    def play(asked: Asked) -> Answer:
+        first = int(asked.query.get("cursor", 0))
+        following = f"/feed.json?cursor={first + 3}" if paging["kind"] == "next" else str(first + 3)
+        headers = {header: following} if first + 3 < len(ROWS) else {}
+        return Answer(json.dumps(ROWS[first : first + 3]).encode(), 200, headers)
+
+    async with FeedServer(play=play) as feed:
+        pages = await pages_of(feed, records="", paging=paging)
+
+    assert [each.record_id for page in pages for each in page.records] == IDS
+    assert pages[-1].completeness == "last page"
+
+
+async def test_path_that_the_document_has_is_no_header() -> None:
+    """A null at the path ends the list, whatever else has its name."""
+    async with FeedServer(play=lambda _: answer(ROWS, {"next": "/other"}, next=None)) as feed:
+        assert await ids_of(feed, paging={"kind": "next"}) == IDS

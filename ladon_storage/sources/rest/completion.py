@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from ladon_storage.collection.records import Completeness
 from ladon_storage.sources.http.client import OK, HttpResponse
 from ladon_storage.sources.json.items import value_at
@@ -17,6 +19,7 @@ from ladon_storage.sources.rest.listing import ListPage, PagedApi, SeenRecords
 from ladon_storage.sources.rest.names import LONGEST_SIGN
 from ladon_storage.sources.rest.page_metadata import (
     flags,
+    hint,
     is_over,
     is_sign,
     may_be_cut,
@@ -35,6 +38,8 @@ from ladon_storage.sources.rest.pagination import (
 )
 from ladon_storage.sources.rest.refusals import is_beyond
 from ladon_storage.sources.rest.stated import StatedNumbers, by_declaration
+
+logger = logging.getLogger(__name__)
 
 
 class Completion:
@@ -105,18 +110,24 @@ class Completion:
 
     def promised(self, page: ListPage, position: int) -> str | None:
         """Return the sign on a page that more pages follow."""
-        paging, got = self._paging, page.response
-        heeds_next = True
-        if isinstance(paging, NextLinkPagination | CursorPagination):
-            if paging.more and promised_at(got.document, paging.more) is False:
-                return None
-            heeds_next = not (self.led_on or _has(got.document, paging.path))
-        elif isinstance(paging, LinkHeaderPagination):
-            heeds_next = not self.led_on
+        if self._is_denied(page):
+            return None
         is_whole = self.numbers.is_whole(position)
         # A total that is met by several pages counts none of them.
-        heeds_next = heeds_next and not (is_whole and self.numbers.filled > 1)
+        heeds_next = self._heeds_next(page) and not (is_whole and self.numbers.filled > 1)
         return self._promise(page, heeds_next=heeds_next, position=position if is_whole else None)
+
+    def _is_denied(self, page: ListPage) -> bool:
+        """Return whether the declared flag of a page says that no more follow."""
+        more, document = getattr(self._paging, "more", ""), page.response.document
+        return bool(more) and promised_at(document, more) is False
+
+    def _heeds_next(self, page: ListPage) -> bool:
+        """Return whether a next link or cursor counts that is not the declared one."""
+        if not leads_on(self._paging):
+            return True
+        path = getattr(self._paging, "path", "")
+        return not (self.led_on or (path and _has(page.response.document, path)))
 
     def _promise(
         self, page: ListPage, *, heeds_next: bool, position: int | None = None
@@ -315,7 +326,7 @@ class Completion:
         if not leads_on(paging) or self.led_on or self._says_more(page) is not None:
             return False
         if isinstance(paging, NextLinkPagination | CursorPagination):
-            return not _has(got.document, paging.path)
+            return not _has(got.document, paging.path) and paging.path not in got.answer.headers
         return "Link" not in got.answer.headers
 
     def _may_be_cut(self, page: ListPage, position: int) -> bool:
@@ -323,6 +334,36 @@ class Completion:
         got = page.response
         told = (got.answer, got.document, got.items, self._api.records)
         return self._api.is_round(position) or may_be_cut(*told)
+
+    def with_hints(self, completeness: Completeness, page: ListPage, position: int) -> Completeness:
+        """Return the proof of the end, without what takes it away: a sign in no known place.
+
+        The log names the sign, and how to settle what it means.
+        """
+        paging, got, api = self._paging, page.response, self._api
+        is_settled = completeness == "total" or self.numbers.is_proven(page, position)
+        if is_settled or paging.only_declared or not api.has_settings:
+            return completeness
+        found = None
+        if not self._is_denied(page):
+            told = (got.answer, got.document, got.items, api.records)
+            found = hint(*told, heeds_next=self._heeds_next(page))
+        step = "Declare its paging" if isinstance(paging, SinglePage) else "Check its paging"
+        if found is None and (found := self.numbers.hint(position)) is not None:
+            step = "Set paging.total to that place if it is one"
+        if found is None:
+            return completeness
+        logger.warning(
+            "The API of source %r %s, and the reading ends with %d records%s. %s, or set "
+            "paging.only_declared if it means something else.",
+            api.source_id,
+            found,
+            self.numbers.came(position),
+            by_declaration(paging),
+            step,
+            extra={"source_id": api.source_id},
+        )
+        return "declared"
 
 
 def _has(document: object, path: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from yarl import URL
@@ -18,6 +18,7 @@ from yarl import URL
 from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.http.urls import LONGEST_ADDRESS, normalized
 from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.asides import flags_aside, hint_aside, own_plain
 from ladon_storage.sources.rest.links import next_in
 from ladon_storage.sources.rest.message_words import CUTS
 from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, levels, names, plain, truth
@@ -28,6 +29,7 @@ from ladon_storage.sources.rest.vocabulary import (
     INNER,
     LAST,
     LINKS,
+    MAY_BE_MORE,
     MORE,
     NOWHERE,
     OFFSETS,
@@ -53,6 +55,7 @@ _PAGING_HEADERS = tuple(
 )
 _OWN = re.compile(r"(?:x-)?(?:(?:pagination|paging|meta)-?)?(.+)", re.IGNORECASE)
 _OWN_BEGINS = ("x-", "total", "paging", "pagination", "record", "result")
+_HEADER_NAME = re.compile(r"[A-Za-z][\w-]*")
 _WARNINGS = ("Warning", "X-Warning", "X-Notice")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ].*)?")
 _DAY_LENGTH = len("2024-01-01")
@@ -118,10 +121,18 @@ def _within(
         if there is items and isinstance(value, dict | list):
             continue  # a record, whatever its id
         place, name = f"{prefix}.{key}" if prefix else key, plain(key)
-        is_after = name == "after" and plain(prefix) == "cursors"
-        yield place, "cursorsafter" if is_after else name, value
+        if name == "after":
+            name = _name_of_after(prefix, there)
+        yield place, name, value
         if depth > 1 and name in INNER and isinstance(value, dict):
             yield from _within(place, value, items, depth - 1)
+
+
+def _name_of_after(prefix: str, there: Mapping[Any, Any]) -> str:
+    """Return a name that says whether an ``after`` is a cursor, as next to an empty ``before``."""
+    if plain(prefix) == "cursors":
+        return "cursorsafter"
+    return "firstafter" if there.get("before", 0) in (None, "") else "after"
 
 
 def promise(
@@ -146,9 +157,12 @@ def promise(
             to nothing.
         is_alone: Whether no paging is declared, so that any cursor counts.
     """
-    said = list(metadata(answer, document, items, records))
-    between = list(metadata_between(document, items, records))
-    for place, name, value in said + between:
+    said = _named(metadata(answer, document, items, records), records)
+    between = _named(metadata_between(document, items, records), records)
+    aside: list[tuple[str, str, Any]] = []
+    if position is None and not _is_over(said):
+        aside = list(flags_aside(document, items, records))
+    for place, name, value in said + between + aside:
         if _is_more(name, value):
             return f"says at {place!r} that there are more"
     for header, name in own_headers(answer):
@@ -162,7 +176,7 @@ def promise(
     link = next_in(answer.headers.getall("Link", []), answer.url)
     if link is not None and not _leads_nowhere(answer, link, position):
         return "has a next link in its header Link"
-    for header in _cursor_headers(answer, is_alone=is_alone):
+    for header in cursor_headers(answer, is_alone=is_alone):
         if _leads_on(answer.headers[header].strip()):
             return f"has a next page in its header {header}"
     for place, name, value in said + between:
@@ -173,9 +187,34 @@ def promise(
         if listed is not None and not _leads_nowhere(answer, listed, position):
             return f"has a next page at {place!r}"
         is_cursor = name in CURSORS and (is_alone or name != "cursorsafter")
-        if (is_cursor or (is_alone and _is_token(name, value))) and _leads_on(value):
+        if (is_cursor or (is_alone and _is_token(answer, name, value))) and _leads_on(value):
             return f"has a cursor at {place!r}"
     return None
+
+
+def hint(
+    answer: HttpResponse,
+    document: object,
+    items: object,
+    records: str,
+    *,
+    heeds_next: bool = True,
+) -> str | None:
+    """Return a sign that there may be more items, worded for a warning; ``None``: there is none.
+
+    It has a name or a place that is not known, and may be about something else.
+    """
+    said = list(metadata(answer, document, items, records))
+    for place, name, value in said:
+        if value is True and name in MAY_BE_MORE:
+            return f"says at {place!r} that there may be more"
+    if _is_over(said):
+        return None
+    return hint_aside(document, items, records, heeds_next=heeds_next)
+
+
+def _named(signs: Iterable[tuple[str, str, Any]], records: str) -> list[tuple[str, str, Any]]:
+    return [(place, own_plain(name, records), value) for place, name, value in signs]
 
 
 def _is_date(value: object) -> bool:
@@ -197,14 +236,20 @@ def _is_of_last(value: object, items: object) -> bool:
 
 def is_over(answer: HttpResponse, document: object, items: object, records: str) -> bool:
     """Return whether an answer says that nothing follows."""
-    said = list(metadata(answer, document, items, records))
+    said = _named(metadata(answer, document, items, records), records)
+    if not _has_sign(answer, said):
+        said = list(flags_aside(document, items, records))
     return _is_over(said) and not any(_is_more(name, value) for _, name, value in said)
 
 
 def flags(answer: HttpResponse, document: object, items: object, records: str) -> bool:
     """Return whether an answer has a flag of more, a next link or a cursor, whatever its value."""
-    usual = ("Link", "X-Has-More", *_cursor_headers(answer))
-    said = metadata(answer, document, items, records)
+    said = _named(metadata(answer, document, items, records), records)
+    return _has_sign(answer, said) or any(flags_aside(document, items, records))
+
+
+def _has_sign(answer: HttpResponse, said: list[tuple[str, str, Any]]) -> bool:
+    usual = ("Link", "X-Has-More", *cursor_headers(answer))
     return any(header in answer.headers for header in usual) or any(
         is_sign(name) and name not in INNER for _, name, _ in said
     )
@@ -217,7 +262,7 @@ def own_headers(answer: HttpResponse) -> Iterator[tuple[str, str]]:
             yield header, plain(found[1])
 
 
-def _cursor_headers(answer: HttpResponse, *, is_alone: bool = False) -> list[str]:
+def cursor_headers(answer: HttpResponse, *, is_alone: bool = False) -> list[str]:
     """Return the headers whose names are those of a cursor or a next page.
 
     A plain ``X-Cursor`` is that of the next page only if no page was requested by one.
@@ -231,9 +276,16 @@ def _cursor_headers(answer: HttpResponse, *, is_alone: bool = False) -> list[str
     ]
 
 
-def _is_token(name: str, value: object) -> bool:
-    """Return whether an offset is the text that requests the next page, as in Airtable."""
-    return name == "offset" and isinstance(value, str) and count_in(value) is None
+def _is_token(answer: HttpResponse, name: str, value: object) -> bool:
+    """Return whether a text requests the next page: an offset as in Airtable, or on a first page.
+
+    An ``after`` may also repeat what was requested, or be the start of a range.
+    """
+    if not isinstance(value, str):
+        return False
+    if name == "firstafter":
+        return not _is_date(value) and value not in answer.url.query.values()
+    return name == "offset" and count_in(value) is None
 
 
 def is_sign(name: str) -> bool:
@@ -279,6 +331,14 @@ def may_be_cut(answer: HttpResponse, document: object, items: Sized, records: st
         or (name in SIZES and len(items) > 0 and count_in(value) == len(items))
         for _, name, value in metadata(answer, document, items, records)
     )
+
+
+def declared_value(answer: HttpResponse, document: object, path: str) -> Any:
+    """Return the value at a declared path, or that of the header which it names instead."""
+    value = value_at(document, path)
+    if value is None and not (isinstance(document, dict) and path in document):
+        return answer.headers.get(path) if _HEADER_NAME.fullmatch(path) else None
+    return value
 
 
 def promised_at(document: object, path: str) -> bool | None:

@@ -23,7 +23,7 @@ from ladon_storage.sources.rest.counting import counts, counts_along, moved
 from ladon_storage.sources.rest.links import hides_next, link_target, next_in
 from ladon_storage.sources.rest.names import LONGEST_SIGN
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
-from ladon_storage.sources.rest.page_metadata import promised_at
+from ladon_storage.sources.rest.page_metadata import declared_value, promised_at
 from ladon_storage.sources.rest.vocabulary import NOWHERE
 
 Location = Literal["query", "body"]
@@ -221,13 +221,14 @@ _MORE = Field(
 )
 
 
-def _followed(document: object, path: str, more: str) -> Any:
+def _followed(got: PageResponse, path: str, more: str) -> Any:
     """Return the link or cursor to the next page, or ``None`` at the end.
 
     Raises:
         ValueError: The page says that there are more, but not where.
     """
-    following: Any = value_at(document, path)
+    document = got.document
+    following: Any = declared_value(got.answer, document, path)
     if isinstance(following, dict) and "href" in following:
         is_none = not following["href"] or _is_nowhere(following["href"])
         following = None if is_none else following
@@ -316,7 +317,7 @@ class _LinkedPagination(_ShiftingPagination, ABC):
 
 
 class NextLinkPagination(_LinkedPagination):
-    """Pages that contain the address of the next one in their document."""
+    """Pages that contain the address of the next one in their document, or in a header."""
 
     model_config = ConfigDict(**SETTINGS, title="Next link")
 
@@ -327,12 +328,12 @@ class NextLinkPagination(_LinkedPagination):
         "next",
         min_length=1,
         title="Next link path",
-        description="Path of the next page's URL.",
+        description="Path of the next page's URL, or the header that contains it.",
     )
     more: str = _MORE
 
     def _link(self, got: PageResponse) -> object:
-        return _followed(got.document, self.path, self.more)
+        return _followed(got, self.path, self.more)
 
 
 class LinkHeaderPagination(_LinkedPagination):
@@ -367,7 +368,8 @@ class CursorPagination(_ShiftingPagination):
         "next_cursor",
         min_length=1,
         title="Cursor path",
-        description="Path of the cursor, such as hits.hits.-1.sort for a value of the last item.",
+        description="Path of the cursor, such as hits.hits.-1.sort for a value of the last item, "
+        "or the header that contains it.",
     )
     parameter: str = Field(
         "cursor", title="Cursor parameter", description="Name of the parameter for the cursor."
@@ -389,7 +391,7 @@ class CursorPagination(_ShiftingPagination):
         Raises:
             ValueError: The value at the cursor's place is no cursor.
         """
-        cursor = _followed(got.document, self.path, self.more)
+        cursor = _followed(got, self.path, self.more)
         if cursor is None:
             return None
         request = self.requesting(cursor)
@@ -404,7 +406,7 @@ class CursorPagination(_ShiftingPagination):
 
     def is_zero(self, got: PageResponse) -> bool:
         """Return whether a page has the cursor 0, and does not say that it is the last one."""
-        cursor = value_at(got.document, self.path)
+        cursor = declared_value(got.answer, got.document, self.path)
         is_over = self.more and promised_at(got.document, self.more) is False
         return not is_over and not isinstance(cursor, bool) and cursor in (0, "0")
 

@@ -320,7 +320,8 @@ class Reading(ABC):
                 return self._api.error(
                     "has no next link on a page, and has other records on the page behind it"
                 )
-        self._learned.total, self._learned.completeness = self._numbers.total, completeness
+        self._learned.total = self._numbers.total
+        self._learned.completeness = end.with_hints(completeness, page, position)
         return None
 
     def _refuse_the_same(

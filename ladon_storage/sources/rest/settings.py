@@ -84,7 +84,7 @@ class TimeParameter(BaseModel):
         min_length=1,
         title="Parameter name",
         description="Name of the parameter. In a body, dots separate the levels, and a number is "
-        "an index of a list.",
+        "an index of a list. A key that the body has may contain dots.",
     )
     location: Location = Field(
         "query",

@@ -20,6 +20,7 @@ from ladon_storage.sources.rest.totals import (
     declared_total,
     last_number,
     stated_pages,
+    total_aside,
     usual_total,
 )
 
@@ -43,6 +44,8 @@ class StatedNumbers:
         self._most: Total | None = None
         self._latest: Total | None = None
         self._earliest: Total | None = None
+        self._aside: Total | None = None
+        """The greatest total in a place that is not known."""
         self._pages = self._latest_pages = 0
         self._is_numbered = True
         """Whether each page states its own number alone, which looks like that of all pages."""
@@ -83,6 +86,9 @@ class StatedNumbers:
             self._most = max(
                 self._most or stated, stated, key=lambda total: (total.count, total.is_sure)
             )
+        aside = self._stated_aside(page)
+        if aside is not None and (self._aside is None or aside.count > self._aside.count):
+            self._aside = aside
         self._is_numbered &= pages in (0, self._asked)
         if pages:
             self._latest_pages = pages
@@ -99,6 +105,11 @@ class StatedNumbers:
         if paging.only_declared or self._counts_others:
             return None
         return usual_total(got.answer, got.document, got.items, self._api.records)
+
+    def _stated_aside(self, page: ListPage) -> Total | None:
+        if self._paging.total or self._paging.only_declared or not self._api.has_settings:
+            return None
+        return total_aside(page.response.document, page.response.items, self._api.records)
 
     def _stated_pages(self, page: ListPage) -> int:
         # The pages of an offset overlap, and may have another size than was requested.
@@ -211,13 +222,16 @@ class StatedNumbers:
         return max(self._asked if leads_on(self._paging) else self._asked_when_filled, 1)
 
     def is_short(self, position: int) -> bool:
-        """Return whether fewer came than an undeclared total or number of pages states."""
+        """Return whether fewer came than an undeclared total or number of pages may state."""
         total = self._most
         is_short = total is not None and total.count > self.came(position)
+        is_short = is_short or self.hint(position) is not None
         return not self._paging.total and (is_short or self._pages > self._came_pages)
 
     def disregard(self, nothing: ListPage) -> None:
         """Ignore numbers that an empty page of another range states as well."""
+        if not nothing.keys and self._stated_aside(nothing) == self._aside:
+            self._aside = None
         total, most = self._stated(nothing), self._most
         count = most.count if most is not None else None
         stated = total.count if total is not None else None
@@ -237,6 +251,13 @@ class StatedNumbers:
         self._pages = self._latest_pages
         self.has_shrunk = True
         return True
+
+    def hint(self, position: int) -> str | None:
+        """Return a total above what came that may count something else, worded for a warning."""
+        aside = self._aside
+        if aside is None or aside.count <= self.came(position):
+            return None
+        return f"states {aside.count} at {aside.place!r}, which may be a total"
 
     @property
     def sure_count(self) -> int | None:

@@ -8,14 +8,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
 
 from ladon_storage.sources.http.client import HttpResponse
 from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.asides import totals_aside
 from ladon_storage.sources.rest.links import linked, parameters_of
 from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, names, plain
 from ladon_storage.sources.rest.page_metadata import (
+    declared_value,
     metadata,
     metadata_between,
     own_headers,
@@ -60,6 +62,7 @@ _PART = re.compile(
 _OF_PAGES = re.compile(r"(?:page\s+)?\d{1,9}\s*(?:/|of)\s*(\d{1,9})", re.IGNORECASE)
 _LONGEST_SENTENCE = 100
 _MOST_LINKS = 10
+_MOST_COUNTED = 10**9
 _PAGES = names("page p pg pagenumber pageno pageindex pagenum currentpage")
 _COUNTS = ("value", "count", "total")
 
@@ -84,9 +87,7 @@ class Total:
 
 def declared_total(answer: HttpResponse, document: object, path: str) -> Total | None:
     """Return the total at a declared path, or in the header of that name."""
-    value = value_at(document, path)
-    if value is None:
-        value = answer.headers.get(path) if re.fullmatch(r"[A-Za-z][\w-]*", path) else None
+    value = declared_value(answer, document, path)
     if isinstance(value, dict):
         return _bounded(value, path)
     above, _, name = path.rpartition(".")
@@ -127,7 +128,17 @@ def usual_total(
             if name in TOTALS
         )
         found = [replace(total, is_sure=False) for total in totals if total is not None]
+    if not filtered and not found and isinstance(items, Sized):
+        aside = totals_aside(document, items, records, len(items))
+        found = [Total(count, place, is_sure=False) for place, count, is_list in aside if is_list]
     return max(filtered or found, key=lambda total: (total.count, total.is_sure), default=None)
+
+
+def total_aside(document: object, items: Sized, records: str) -> Total | None:
+    """Return the largest total in a place that is not known, which may count something else."""
+    aside = totals_aside(document, items, records, len(items))
+    found = [Total(count, place, is_sure=False) for place, count, _ in aside]
+    return max(found, key=lambda total: total.count, default=None)
 
 
 def stated_pages(answer: HttpResponse, document: object, items: object, records: str) -> int:
@@ -209,6 +220,11 @@ def _exact(value: object, place: str) -> Total | None:
     """Return a total that is a number, also one that is a text such as 1,330 or 10000+."""
     if isinstance(value, str) and len(value) > LONGEST_SIGN:
         return None
+    if type(value) is int and value < 0:
+        # As in LogicMonitor: so many were counted, and there are more. Other APIs say -1 or -999
+        # where they do not know.
+        is_count = value >= -_MOST_COUNTED and set(str(-value)) != {"9"} and value != -1
+        return Total(-value, place, is_sure=False, is_bound=True) if is_count else None
     bound = _BOUND.fullmatch(value.strip()) if isinstance(value, str) else None
     if isinstance(value, str) and count_in(value) is None and bound is None:
         named = _OF_ALL.fullmatch(value.strip()) or _WITH_NOUN.fullmatch(value.strip())

@@ -33,19 +33,30 @@ class Vocabulary:
 
 
 _CUT = rf"(?:data|content|output|response|list|{_NOUN})?"
+_LEFT = rf"more(?:data|batch|pages?|{_NOUN})?(?:available|remaining|left|exists?)?"
+_FOLLOWS = rf"has(?:a)?next(?:page|link|batch|set|{_NOUN})?"
 MORE = Vocabulary(
-    "morepages hasmorepages truncation incompleteresults partial ispartial overlimit capped "
+    "truncation incompleteresults partial ispartial overlimit capped "
     "iscapped sampled issampled overflow exceededtransferlimit moreitemsincollection "
     "hascontinuation existsmore",
-    r"(?:is|are|has|have|there(?:is|are)|load|query)?more(?:data|batch|"
-    + _NOUN
-    + r")?(?:available|remaining|left|exists?)?"
+    rf"(?:is|are|has|have|there(?:is|are)|load|query)?{_LEFT}|{_FOLLOWS}"
     rf"|(?:is|was|were)?{_CUT}truncated{_CUT}"
-    rf"|has(?:a)?next(?:page|link|batch|set|{_NOUN})?|next(?:page|batch)(?:exists|available)"
-    rf"|(?:max|page|{_NOUN})?limit(?:was|is)?(?:reached|exceeded|hit)"
+    r"|next(?:page|batch)(?:exists|available)"
+    rf"|(?:max|page|size|{_NOUN})?limit(?:was|is)?(?:reached|exceeded|hit)"
     rf"|max{_NOUN}(?:reached|exceeded)|(?:reached|hit|exceeded|exceeds)(?:the)?limit"
     rf"|toomany{_NOUN}",
 )
+HAS_MORE = Vocabulary("", rf"(?:has|have|there(?:is|are)){_LEFT}|{_FOLLOWS}")
+IS_LAST = names("islast islastpage isfinalpage islastbatch")
+"""The flags that name a list wherever they stand: the first say that it goes on, the second not."""
+
+MAY_BE_MORE = Vocabulary(
+    "",
+    r"(?:has|have|thereare)(?:more|additional)(?!than|info|detail|option)[a-z]+"
+    rf"|(?:is|are|was|were)?{_CUT}limited",
+)
+"""The flags that may be about something else, such as another list or the user's plan."""
+
 LAST = Vocabulary(
     "islast last lastpage final isfinal end isend eof iseof exhausted fullyloaded isfullyloaded",
     rf"(?:is|job|query|search|export|{_NOUN})?(?:completed?|finished|done)"
