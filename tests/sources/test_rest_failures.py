@@ -546,3 +546,103 @@ async def test_answer_without_a_list_has_no_records_where_declared() -> None:
     async with FeedServer(Answer.of(document)) as feed:
         pages = [page async for page in api(feed, records_optional=True).pages(None, None)]
     assert not any(page.records for page in pages)
+
+
+UNFINISHED: list[dict[str, Any]] = [
+    *({"status": each} for each in ("running", "PENDING", "In queue", "Not ready", "Scheduled")),
+    *({"state": each} for each in ("queued", "JOB_STATE_RUNNING", "EVENTS_RUNNING", "PARSING")),
+    *({"status": {"state": "WAITING"}}, {"query_status": "started"}, {"meta": {"state": "busy"}}),
+    *({"job_status": "failed"}, {"dispatchState": "FINALIZING", "id": "1"}),
+    *({"status": "EXECUTE", "progress": 46, "id": 7}, {"id": 7, "status": "in progress"}),
+]
+
+
+@pytest.mark.parametrize("said", UNFINISHED, ids=json.dumps)
+async def test_empty_list_of_a_query_that_still_runs_is_no_end(said: dict[str, Any]) -> None:
+    """It has no records yet; next to some, it may be the state of what they belong to."""
+    async with FeedServer(Answer.of({"rows": [], **said}), Answer.of(said)) as feed:
+        assert "which looks like a failure" in await refused(feed)
+        assert "which looks like a failure" in await refused(feed, records_optional=True)
+    async with FeedServer(Answer.of({"rows": [row(1)], **said})) as feed:
+        assert await ids_of(feed) == ["1"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({"id": 7, "status": "pending"}, {"name": "Sandworm", "state": "running"}),
+        *({"id": 7, "status": {"state": "waiting"}}, {"uuid": "7", "status": "on hold"}),
+        *(
+            {"status": "active"},
+            {"state": "open"},
+            {"status": "done"},
+            {"query_status": "finished"},
+        ),
+    ],
+    ids=json.dumps,
+)
+async def test_state_of_an_object_without_records_is_its_own(said: dict[str, Any]) -> None:
+    """An incident may be pending for years, and have no comments."""
+    async with FeedServer(Answer.of({"rows": [], **said}), Answer.of(said)) as feed:
+        assert await ids_of(feed) == []
+        assert await ids_of(feed, records_optional=True) == []
+
+
+async def test_state_that_repeats_the_request_is_no_sign() -> None:
+    """An API repeats its filters, and nothing is pending just now."""
+    document = {"status": "pending", "state": "queued", "rows": []}
+    async with FeedServer(*[Answer.of(document)] * 2) as feed:
+        url = f"{feed.url}?state=queued"
+        assert await ids_of(feed, url=url, params={"status": "pending"}) == []
+        assert "'queued' at 'state'" in await refused(feed, params={"status": "pending"})
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        *("user_blacklisted", "unknown_auth_key", "no_api_key", "http_post_expected"),
+        *("illegal_hash", "api_key_not_found", "Wrong key", "not entitled", "no_credits"),
+        *(
+            "no_access_to_data",
+            "empty_query",
+            "no_hash_provided",
+            "inactive",
+            "E1001",
+            "no user found",
+        ),
+        *("Your request was denied by the operator", "Überlastet, Fehler"),
+    ],
+)
+async def test_state_of_an_answer_without_its_list_that_is_no_success_refuses(state: str) -> None:
+    """No list of words has all those by which an API refuses; it says success in few."""
+    documents: list[dict[str, Any]] = [
+        {"query_status": state},
+        {"status": state, "rows": None},
+        {"meta": {"status": state}},
+    ]
+    async with FeedServer(*[Answer.of(each) for each in documents * 2]) as feed:
+        for _ in documents:
+            assert "which looks like a failure" in await refused(feed, records_optional=True)
+        for document in documents:
+            place = "meta.status" if "meta" in document else next(iter(document))
+            declared = {place: [state]}
+            assert await ids_of(feed, records_optional=True, expected_values=declared) == []
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        *("ok", "OK", "success", "Succeeded", "completed", "COMPLETE", "200 OK", "ready", "true"),
+        *("no_results", "no_result", "ZERO_RESULTS", "No data found", "hash_not_found", "empty"),
+        *("none", "NOT_FOUND", "No new IOCs", "unchanged", "up to date", "204", "not modified"),
+        *("Nothing new", "no recent events", "Nothing has been reported since yesterday", "成功"),
+        *("keine Daten", "", "query was successful", "Job completed", "no_match", "empty_result"),
+        *("no_tickets", "No users found", "no domain found", "no events available"),
+    ],
+)
+async def test_state_of_success_or_of_no_results_is_an_answer_without_records(state: str) -> None:
+    """In the words of the APIs that leave the list out."""
+    documents: list[dict[str, Any]] = [{"query_status": state}, {"status": state}]
+    async with FeedServer(*[Answer.of(each) for each in documents]) as feed:
+        for _ in documents:
+            assert await ids_of(feed, records_optional=True) == []

@@ -3,7 +3,7 @@
 - A stream has an end marker of its own. A stream without it was cut, even if as many bytes arrived
   as were announced: a cache that kept half of an answer announces the half.
 - A step returns at most `STEP_BYTES`, however far a few compressed bytes expand.
-- A gzip or ZIP file that is served as it is is unpacked by its first bytes, which no text has.
+- A gzip or ZIP file that is served as it is, is unpacked by its first bytes, which no text has.
 - Only encodings that can be decompressed here are requested: brotli and zstd need a library.
 - An encoding that is no compression is passed over: a charset, or `aws-chunked` of a storage.
 """

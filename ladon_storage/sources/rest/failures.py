@@ -17,6 +17,7 @@ from typing import Any
 
 from ladon_storage.collection.json_values import Number
 from ladon_storage.sources.json.items import value_at
+from ladon_storage.sources.rest.answer_states import is_of_answer, is_refusal, is_unfinished
 from ladon_storage.sources.rest.message_words import CUTS, PARTS, REFUSES, Words
 from ladon_storage.sources.rest.names import LONGEST_SIGN, count_in, levels, names, plain, truth
 from ladon_storage.sources.rest.own_content import is_content
@@ -68,7 +69,6 @@ _FAILED = re.compile(
     r"\w*(?:failed|errors?|failures?)[1-9]\d*|"
     r"err|fail|exception|nok|ko|partial|incomplete|gatheringresults|dataloss|cancell?ed)"
 )
-_UNFINISHED = names("processing inprogress")
 _NOTHING = Vocabulary(
     "null nil none no n/a ok false 成功 操作成功 请求成功 正常",
     r"(?:no|none|0|not?an)(?:err|errors?|failures?|faults?|problems?|exceptions?)?"
@@ -112,12 +112,37 @@ def failure(
     >>> failure({"errors": [], "status": "ok", "items": []}, [], "items") is None
     True
     """
-    for place, name, value, around in _beside(document, records):
-        if place in expected or not _is_sign(place, name, value, is_empty=not items):
+    for place, name, value, around, holder in _beside(document, records):
+        if place in expected:
             continue
-        if not is_content(name, value, around):
+        if not items and _is_unfinished(name, value, holder):
+            return place, value
+        is_sign = _is_sign(place, name, value, is_empty=not items)
+        if is_sign and not is_content(name, value, around):
             return place, value
     return None
+
+
+def refusal(
+    document: object, records: str, expected: Collection[str] = ()
+) -> tuple[str, Any] | None:
+    """Return the place of a state by which an answer without its list refuses, and its value.
+
+    >>> refusal({"query_status": "user_blacklisted"}, "data")
+    ('query_status', 'user_blacklisted')
+    >>> refusal({"query_status": "no_results"}, "data") is None
+    True
+    """
+    for place, name, value, _, holder in _beside(document, records):
+        state = _squeezed(value) if isinstance(value, str) else ""
+        if place not in expected and is_refusal(name, value, state, holder):
+            return place, value
+    return None
+
+
+def _is_unfinished(name: str, value: object, holder: Mapping[Any, Any]) -> bool:
+    is_state = isinstance(value, str) and (name in _STATES or is_of_answer(name))
+    return is_state and is_unfinished(name, _squeezed(str(value)), holder)
 
 
 def _is_sign(place: str, name: str, value: object, *, is_empty: bool) -> bool:
@@ -126,7 +151,8 @@ def _is_sign(place: str, name: str, value: object, *, is_empty: bool) -> bool:
     return (
         (name in _GOOD and flag is False)
         or (name in _BAD and bool(flag))
-        or (name in _STATES and _is_failed(value, is_empty=is_empty))
+        or (name in _STATES and _is_failed(value))
+        or (is_empty and is_of_answer(name) and _is_failed(value))
         or (name in _REASONS and _says(value))
         or (name in _UNREAD and isinstance(value, list | Mapping) and _says(value))
         or (_WITHOUT.fullmatch(name) is not None and _has_reasons(value))
@@ -156,7 +182,13 @@ def other_list(document: object, wanted: str) -> str | None:
     return None
 
 
-def _beside(document: object, records: str) -> Iterator[tuple[str, str, Any, Mapping[Any, Any]]]:
+def _beside(
+    document: object, records: str
+) -> Iterator[tuple[str, str, Any, Mapping[Any, Any], Mapping[Any, Any]]]:
+    """Yield place, name and value of each member around the records, its object and the one above.
+
+    The latter is that of a level, which may be an object of the service.
+    """
     for prefix in levels(records):
         there = value_at(document, prefix)
         if isinstance(there, Mapping):
@@ -164,11 +196,11 @@ def _beside(document: object, records: str) -> Iterator[tuple[str, str, Any, Map
                 place = f"{prefix}.{key}" if prefix else str(key)
                 if place == records or records.startswith(f"{place}."):
                     continue  # what is around the records has its own turn
-                yield place, (name := _squeezed(str(key))), value, there
+                yield place, (name := _squeezed(str(key))), value, there, there
                 if name in _AROUND and isinstance(value, Mapping):
                     for inner, each in islice(value.items(), _MOST_PLACES):
                         if f"{place}.{inner}" != records:
-                            yield f"{place}.{inner}", _squeezed(str(inner)), each, value
+                            yield f"{place}.{inner}", _squeezed(str(inner)), each, value, there
 
 
 def _squeezed(text: str) -> str:
@@ -177,10 +209,9 @@ def _squeezed(text: str) -> str:
     return "".join(each for each in text.lower() if each.isalnum() or each == "/")
 
 
-def _is_failed(value: object, *, is_empty: bool) -> bool:
+def _is_failed(value: object) -> bool:
     if isinstance(value, str) and not value.strip().isdecimal():
-        state = _squeezed(value)
-        return bool(_FAILED.fullmatch(state)) or (is_empty and state in _UNFINISHED)
+        return _FAILED.fullmatch(_squeezed(value)) is not None
     return 400 <= _number(value) < 600 or (type(value) is int and value < 0)
 
 

@@ -18,6 +18,8 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Any, cast
 
+from yarl import URL
+
 from ladon_storage.collection.protocols import KnownContent, utc_now
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.http.client import OK, HttpResponse, SourceHttp
@@ -35,7 +37,7 @@ from ladon_storage.sources.json.items import getter, value_at, values_at
 from ladon_storage.sources.json.many import ManyItems, ManyKeyed
 from ladon_storage.sources.json.spooled import SpooledBody
 from ladon_storage.sources.rest.body import put_at
-from ladon_storage.sources.rest.failures import failure, other_list
+from ladon_storage.sources.rest.failures import failure, other_list, refusal
 from ladon_storage.sources.rest.listing import KEY_END, Keys
 from ladon_storage.sources.rest.names import count_in, names, plain
 from ladon_storage.sources.rest.page import PageRequest, PageResponse
@@ -322,6 +324,7 @@ class ApiRequests:
                 )
         if items is None and api.records_optional and isinstance(envelope, dict):
             self._refuse_failure(envelope, None)
+            self._refuse_sign(refusal(envelope, api.records, self._expected(envelope)), envelope)
             self._refuse_other_list(envelope)
             return {} if api.records_keyed_by_id else []
         if not (is_keyed if api.records_keyed_by_id else is_list)(items):
@@ -342,7 +345,8 @@ class ApiRequests:
         """Refuse an answer that says that it failed, or is a part: next to records, or in place."""
         api = self.api
         if api.records or not api.records_keyed_by_id:
-            self._refuse_sign(failure(envelope, items, api.records, api.expected_values), envelope)
+            sign = failure(envelope, items, api.records, self._expected(envelope))
+            self._refuse_sign(sign, envelope)
         if api.records_keyed_by_id:
             among = beside_keyed(items) | self._timeless(items)
             above = f"{api.records}." if api.records else ""
@@ -353,6 +357,13 @@ class ApiRequests:
             return  # a large document is no message
         for each in [items] if api.records_keyed_by_id else islice(items, _MOST_FAILURES):
             self._refuse_sign(failure(each, None, "", api.expected_values), each)
+
+    def _expected(self, envelope: object) -> set[str]:
+        """Return the places that are right: those declared, and those that repeat the request."""
+        api = self.api
+        asked = {**URL(api.url).query, **api.params, **(api.body or {})}
+        repeated = {name for name, value in asked.items() if value_at(envelope, name) == value}
+        return {*api.expected_values, *repeated}
 
     def _timeless(self, items: Any) -> dict[str, Any]:
         """Return the objects without a time whose keys may be words, such as ``error``."""
