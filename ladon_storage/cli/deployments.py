@@ -20,13 +20,11 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.collect_many import only_sink
 from ladon_storage.flows.deployed import fit_form
 from ladon_storage.project.project import Project
+from ladon_storage.project.tables import NOT_DEPLOYED
 from ladon_storage.settings import VARIABLES, StorageSettings
 from ladon_storage.sources import SOURCES
 
 TAG = "ladon"
-
-_FORBIDDEN = "/%&<>"
-"""The characters that the name of a deployment must not have."""
 
 _ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)
 _FRESHNESS_CRON = "53 * * * *"
@@ -298,7 +296,7 @@ async def storage_variables(project: Project) -> dict[str, str]:
 
 def _check_name(project: Project, name: str) -> None:
     """Refuse a name that Prefect refuses, before the first deployment is made."""
-    found = next((each for each in name if each in _FORBIDDEN), None)
+    found = next((each for each in name if each in NOT_DEPLOYED), None)
     if found is None:
         return
     if name in project.sources:

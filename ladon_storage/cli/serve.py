@@ -72,6 +72,11 @@ def serve(
             "--prefect-url has a password in it, and the status page would show it in its links. "
             "Leave it out; each reader signs in to Prefect."
         )
+    if prefect_url and not _is_link(prefect_url):
+        raise ConfigurationError(
+            "--prefect-url is no address. Write it as http://127.0.0.1:4200, or as a path of this "
+            "host such as /prefect."
+        )
     certificate = None
     if tls_certificate is not None:
         from ladon_storage.server.tls import Certificate
@@ -95,6 +100,16 @@ def serve(
         watched = LimitsFile(file)
         options |= {"limits": watched.limits, "renewed_limits": watched.renewed}
     asyncio.run(_serve(database_of(database), host, port, options))
+
+
+def _is_link(text: str) -> bool:
+    """Return whether a browser that follows a text stays with HTTP: it is an address or a path."""
+    from ladon_storage.sources.http.urls import check_url
+
+    try:
+        return text.startswith("/") or bool(check_url(text))
+    except ValueError:
+        return False
 
 
 def token_from(file: Path | None) -> str | None:

@@ -131,7 +131,7 @@ async def _source(project: Project, name: str, *, offline: bool) -> Check:
     if project.sinks:
         project.sink_of(name)
     if offline:
-        return Check(f"source {name}", "ok", f"{project.sources[name].kind}, not asked")
+        return _deployable(name, f"{project.sources[name].kind}, not asked")
     trial = await try_source(source, records=0, seconds=15)
     what, retry = f"source {name}", f"ladon-storage source try {shlex.quote(name)}"
     if trial.error is not None:
@@ -143,4 +143,15 @@ async def _source(project: Project, name: str, *, offline: bool) -> Check:
         return Check(what, "failed", f"{text}: {reason}", retry)
     if trial.rejected:
         return Check(what, "warning", text, retry)
-    return Check(what, "ok", text)
+    return _deployable(name, text)
+
+
+def _deployable(name: str, text: str) -> Check:
+    """Return the check of a source that is right, with a warning where it cannot be deployed."""
+    from ladon_storage.project.tables import NOT_DEPLOYED
+
+    if (found := next((each for each in name if each in NOT_DEPLOYED), None)) is None:
+        return Check(f"source {name}", "ok", text)
+    text = f"{text}; Prefect takes no deployment of this name, because of {found!r}"
+    step = f"To deploy it, rename it, and set its source_id to {name!r} to keep its watermark."
+    return Check(f"source {name}", "warning", text, step)

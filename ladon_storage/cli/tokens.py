@@ -44,6 +44,8 @@ def add(
         raise ConfigurationError("A token's name has 1 to 64 visible characters; choose another.")
     if getattr(sys.stdout, "name", "") == os.devnull:  # in place of one that is closed
         raise ConfigurationError("A token is printed only once, and standard output is closed.")
+    file = database_of(database)
+    is_new = isinstance(file, Path) and not file.exists()
     with _opened(database, make=True) as connection:
         token = add_token(connection, name, datetime.now(UTC), read_only=read_only, prefix=prefix)
         try:
@@ -57,6 +59,8 @@ def add(
                 "Make it again."
             )
             return FAILED
+    if is_new:
+        note(f"{str(file)!r} is a new database: only a service over it knows the token.")
     return 0
 
 

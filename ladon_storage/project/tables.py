@@ -17,6 +17,9 @@ from ladon_storage.collection.protocols import Limits
 from ladon_storage.collection.standby import WhenBusy
 from ladon_storage.sources.timestamps import ZoneName
 
+NOT_DEPLOYED = "/%&<>"
+"""The characters that the name of a Prefect deployment must not have."""
+
 _STRICT = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 _ALIASES = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
 # Names that Prefect's cron does not know, but the checking library here does.

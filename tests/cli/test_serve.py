@@ -42,6 +42,26 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return output.err
 
 
+@pytest.mark.parametrize(
+    "link", ["javascript:alert(1)", " javascript:alert(1)", "prefect.example:4200", "ftp://x", "x"]
+)
+def test_link_that_leads_to_no_prefect_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, link: str
+) -> None:
+    """The status page would have it in its links; the database is not looked at before that."""
+    said = refused(capsys, "--database", tmp_path / "no" / "w.db", "--prefect-url", link)
+    assert "--prefect-url is no address. Write it as http://127.0.0.1:4200, or" in said
+
+
+@pytest.mark.parametrize("link", ["https://prefect.example", "/prefect", ""])
+def test_link_to_prefect_may_be_a_path(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, link: str
+) -> None:
+    """Behind one proxy both are of one host, and a variable that is not set links to nothing."""
+    said = refused(capsys, "--database", tmp_path / "no" / "w.db", "--prefect-url", link)
+    assert "The directory of database" in said
+
+
 async def test_serve_under_nohup_outlives_its_terminal(file: Path) -> None:
     """Where SIGHUP is ignored from the start, it stays ignored."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -178,6 +178,21 @@ async def test_check_gives_each_thing_a_verdict(
     assert "not asked" in offline.json[-1]["finding"]
 
 
+@pytest.mark.parametrize("name", ["a/b", "100%", "a b.c"])
+async def test_check_warns_of_a_name_that_cannot_be_deployed(ladon: Command, name: str) -> None:
+    """It is collected without Prefect, and so no failure; ``deploy`` would refuse the file."""
+    async with FeedServer(catalogue(1)) as feed:
+        text = project(feed).replace("[sources.kev]", f"[sources.{json.dumps(name)}]")
+        ladon.write("ladon.toml", text)
+        called = await ladon.later("source", "check", "--json")
+        offline = await ladon.later("source", "check", "--offline", "--json")
+    for each in (called, offline):
+        found = each.json[-1]
+        is_named = "Prefect takes no deployment of this name" in found["finding"]
+        assert (found["what"], each.code) == (f"source {name}", 0)
+        assert (found["verdict"] == "warning") == is_named == (name != "a b.c")
+
+
 async def test_next_step_of_a_check_quotes_the_name_for_the_shell(ladon: Command) -> None:
     """What is proposed can be pasted, whatever a source is called."""
     async with FeedServer(Answer(status=403)) as feed:

@@ -19,12 +19,15 @@ def test_token_is_made_listed_and_revoked(ladon: Command) -> None:
     made = ladon("tokens", "add", "team", "--database", "w.db", "--read-only", "--prefix", "a/")
     assert made.code == 0
     token = made.out.strip()
+    new = "'w.db' is a new database: only a service over it knows the token."
+    assert made.sentence == new
     listed = ladon("tokens", "list", "--database", "w.db")
     assert (listed.code, token in listed.out) == (0, False)
     assert [each in listed.out for each in ("team", "read", "a/")] == [True] * 3
     [found] = ladon("tokens", "list", "--database", "w.db", "--json").json
     assert (found["name"], found["read_only"], found["prefix"]) == ("team", True, "a/")
-    assert ladon("tokens", "add", "other", "--database", "w.db").code == 0
+    other = ladon("tokens", "add", "other", "--database", "w.db")
+    assert (other.code, other.err) == (0, "")
     assert ladon("tokens", "revoke", "other", "--database", "w.db").err == ""
     last = ladon("tokens", "revoke", "team", "--database", "w.db")
     assert (last.code, "the last token" in last.sentence) == (0, True)
