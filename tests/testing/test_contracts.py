@@ -9,8 +9,9 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Set
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator, Set
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,21 +35,26 @@ from ladon_storage.testing.contracts.sources import EAST, WEST
 from tests.documents import ROOT
 from tests.sinks import own_sink
 from tests.sinks.own_sink import OwnSink
+from tests.tables import refusing
 
 
 def place_of(folder: Path, kind: type[OwnSink]) -> SinkPlace:
     """Return a place of a sink of one's own."""
     path = folder / "own.db"
 
-    def read() -> list[SinkRow]:
+    def ask(statement: str) -> list[Any]:
         with closing(sqlite3.connect(path)) as connection:
-            rows = connection.execute("SELECT source, id, version, at, payload FROM record")
-            return [
-                SinkRow(source, record_id, version, datetime.fromisoformat(at), json.loads(payload))
-                for source, record_id, version, at, payload in rows
-            ]
+            return connection.execute(statement).fetchall()
 
-    return SinkPlace(lambda: kind(str(path)), read)
+    def read() -> list[SinkRow]:
+        return [
+            SinkRow(source, record_id, version, datetime.fromisoformat(at), json.loads(payload))
+            for source, record_id, version, at, payload in ask(
+                "SELECT source, id, version, at, payload FROM record"
+            )
+        ]
+
+    return SinkPlace(lambda: kind(str(path)), read, unwritable=lambda: refusing(ask, "record"))
 
 
 class TornSink(OwnSink):
@@ -161,6 +167,62 @@ class SilentSink(OwnSink):
             return 0
 
 
+class RefusedSink(OwnSink):
+    """A sink that takes a refusal of its database for nothing new, and no other error."""
+
+    async def write(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return await super().write(*arguments, **options)
+        except sqlite3.DatabaseError:
+            return 0
+
+
+class HastySink(OwnSink):
+    """A sink that knows a record before it is durable."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.known = set[tuple[str, str]]()
+
+    def _write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> Any:
+        fresh = [each for each in page.records if (each.record_id, each.version) not in self.known]
+        self.known = {(each.record_id, each.version) for each in page.records}
+        return super()._write(source_id, Page(fresh), run_id, position)
+
+
+class RoundingSink(OwnSink):
+    """A sink that keeps 15 digits of a number."""
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        rounded = json.dumps(
+            json.loads(each.payload, parse_float=lambda n: float(f"{float(n):.15g}"))
+        )
+        made = Record(each.record_id, each.timestamp, rounded, each.version)
+        return super()._insert(source_id, made)
+
+
+class ShortSink(OwnSink):
+    """A sink that cuts ids."""
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        made = Record(each.record_id[:1_000], each.timestamp, each.payload, each.version)
+        return super()._insert(source_id, made)
+
+
+class ShortSourceSink(OwnSink):
+    """A sink that cuts names of sources."""
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        return super()._insert(source_id[:64], each)
+
+
+class FoldingSourceSink(OwnSink):
+    """A sink that compares names of sources without case."""
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        return super()._insert(source_id.lower(), each)
+
+
 class CuttingSink(OwnSink):
     """A sink that keeps seconds."""
 
@@ -231,6 +293,12 @@ def test_sink_that_looks_and_then_appends_fails(tmp_path: Path) -> None:
         (FoldingSink, "test_ids_that_look_alike_are_different_records"),
         (BatchSink, "test_page_may_have_many_records"),
         (SilentSink, "test_write_that_returns_has_stored_its_page"),
+        (RefusedSink, "test_write_that_the_place_refuses_is_an_error"),
+        (HastySink, "test_write_that_the_place_refuses_is_an_error"),
+        (HastySink, "test_page_that_failed_can_be_written_again"),
+        (RoundingSink, "test_row_has_what_the_source_gave"),
+        (ShortSourceSink, "test_sources_whose_names_look_alike_are_different"),
+        (FoldingSourceSink, "test_sources_whose_names_look_alike_are_different"),
         (CuttingSink, "test_instants_keep_their_microseconds_and_far_years"),
         (ForgetfulSink, "test_page_that_fails_leaves_nothing_and_can_be_written_again"),
         (RemovingSink, "test_share_that_may_be_removed_is_not_a_matter_of_rounding"),
@@ -246,6 +314,55 @@ def test_sink_that_breaks_a_rule_fails_its_test(
     if rule == "test_versions_are_kept_by_the_rule_of_the_place":
         arguments += [[[("1", 1, "a")], [("1", 1, "b")]], "b"]
     fails(getattr(SinkContract(), rule), *arguments)
+
+
+def test_sink_that_cuts_long_ids_fails(tmp_path: Path) -> None:
+    """A column that cuts makes one record of two."""
+    rule = SinkContract().test_long_ids_are_stored_whole_or_refused
+    fails(rule, place_of(tmp_path, ShortSink), 2_000)
+
+
+class RefusingSink(OwnSink):
+    """A sink that refuses what is too long for it, and is over after a failed write."""
+
+    is_over = False
+
+    async def write(self, source_id: str, page: Page, **options: Any) -> Any:
+        if self.is_over or len(source_id) > 250:
+            raise OSError("the name is too long")
+        self.is_over = True
+        for each in page.records:
+            if len(each.record_id) > 300:
+                raise OSError("the id is too long")
+        result = await super().write(source_id, page, **options)
+        self.is_over = False
+        return result
+
+
+def test_sink_that_refuses_what_it_cannot_store_keeps_the_contract(tmp_path: Path) -> None:
+    """An error loses nothing, and the next sink of the place stores the page."""
+    contract: Any = SinkContract()
+    contract.test_long_ids_are_stored_whole_or_refused(place_of(tmp_path, RefusingSink), 2_000)
+    for rule in (
+        "test_sources_whose_names_look_alike_are_different",
+        "test_page_that_failed_can_be_written_again",
+        "test_write_that_the_place_refuses_is_an_error",
+    ):
+        folder = tmp_path / rule
+        folder.mkdir()
+        getattr(contract, rule)(place_of(folder, RefusingSink))
+
+
+def test_place_that_does_not_become_unwritable_fails(tmp_path: Path) -> None:
+    """A write that nothing refused would show nothing."""
+
+    @contextmanager
+    def broken() -> Iterator[None]:
+        raise OSError("no such table")
+        yield
+
+    place = replace(place_of(tmp_path, OwnSink), unwritable=broken)
+    fails(SinkContract().test_write_that_the_place_refuses_is_an_error, place)
 
 
 class Tickets:
