@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +25,14 @@ def connection_of(sink: SqlSink) -> Connection:
     """Return the connection of an open sink, to see how it is set and to take what it needs."""
     assert sink._store is not None
     return sink._store.connection
+
+
+@contextmanager
+def refusing(ask: Callable[[str], Any], table: str = "records") -> Iterator[None]:
+    """Let a table of SQLite refuse what is inserted, as one of a disk that is full."""
+    refuse = "BEGIN SELECT RAISE(ABORT, 'full'); END"
+    ask(f"CREATE TRIGGER refusal BEFORE INSERT ON {table} {refuse}")
+    try:
+        yield
+    finally:
+        ask("DROP TRIGGER refusal")

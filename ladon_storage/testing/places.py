@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -51,6 +52,8 @@ class SinkPlace:
         is_one_transaction: Whether a page and its rejects appear together; otherwise the rejects
             appear first.
         repeats_reverted: Whether a version that the source went back to is there once more.
+        unwritable: Returns a context in which the place refuses each write, as one whose table is
+            away; a sink should learn of it at once. ``None``: that is not tried.
     """
 
     make: Callable[[], Any]
@@ -61,6 +64,7 @@ class SinkPlace:
     can_fork: bool = True
     is_one_transaction: bool = True
     repeats_reverted: bool = False
+    unwritable: Callable[[], AbstractContextManager[None]] | None = None
 
     def rows(self, source_id: str = "feed") -> list[SinkRow]:
         """Return a source's rows, by id and timestamp."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -25,6 +25,7 @@ from ladon_storage.sinks import sink_from
 from ladon_storage.testing import SinkPlace, SinkRow
 from tests.postgres import PostgresServer
 from tests.sinks.own_sink import OwnSink
+from tests.tables import refusing
 
 # What needs a server, or opens its files anew for each test, has its second half in the slow ones.
 OURS: list[Any] = [
@@ -64,6 +65,7 @@ def _described(
     quarantine: Callable[[], list[tuple[str, str, str]]],
     *,
     is_one_transaction: bool = True,
+    unwritable: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> SinkPlace:
     def make() -> Any:
         return sink_from(description)
@@ -77,7 +79,20 @@ def _described(
         description,
         can_fork=not description["url"].startswith(("delta:", "s3:")),
         is_one_transaction=is_one_transaction,
+        unwritable=unwritable,
     )
+
+
+@contextmanager
+def a_file_instead(folder: Path) -> Iterator[None]:
+    """Have a file where a folder was, which cannot be written to even by the superuser."""
+    away = folder.rename(folder.with_name("away"))
+    folder.touch()
+    try:
+        yield
+    finally:
+        folder.unlink()
+        away.rename(folder)
 
 
 def _row(
@@ -111,6 +126,7 @@ def _sqlite(path: Path, keep: str) -> SinkPlace:
         {"url": f"sqlite:///{path}", "keep": keep},
         read,
         lambda: ask("SELECT source_id, run_id, reason FROM records_quarantine ORDER BY 1, 2, 3"),
+        unwritable=lambda: refusing(ask),
     )
 
 
@@ -155,7 +171,16 @@ def _postgresql(server: PostgresServer, keep: str) -> SinkPlace:
             f"SELECT source_id, run_id, reason FROM {table}_quarantine ORDER BY 1, 2, 3"
         )
 
-    return _described({"url": server.url(), "table": table, "keep": keep}, read, quarantine)
+    @contextmanager
+    def unwritable() -> Iterator[None]:
+        server.execute(f"ALTER TABLE {table} ADD CONSTRAINT refusal CHECK (false) NOT VALID")
+        try:
+            yield
+        finally:
+            server.execute(f"ALTER TABLE {table} DROP CONSTRAINT refusal")
+
+    described = {"url": server.url(), "table": table, "keep": keep}
+    return _described(described, read, quarantine, unwritable=unwritable)
 
 
 def _jsonl(folder: Path) -> SinkPlace:
@@ -191,7 +216,12 @@ def _jsonl(folder: Path) -> SinkPlace:
         found = lines("records_quarantine")
         return sorted((each["source_id"], each["run_id"], each["reason"]) for each in found)
 
-    described = _described({"url": f"jsonl://{folder}", "keep": "all"}, read, quarantine)
+    described = _described(
+        {"url": f"jsonl://{folder}", "keep": "all"},
+        read,
+        quarantine,
+        unwritable=lambda: a_file_instead(folder),
+    )
     return replace(described, repeats_reverted=True)
 
 
@@ -242,7 +272,14 @@ def delta(url: str, keep: str) -> SinkPlace:
         found = ask("records_quarantine", names)
         return sorted((each["source_id"], each["run_id"], each["reason"]) for each in found)
 
-    return _described({"url": url, "keep": keep}, read, quarantine, is_one_transaction=False)
+    folder = Path(url.removeprefix("delta://"))
+    return _described(
+        {"url": url, "keep": keep},
+        read,
+        quarantine,
+        is_one_transaction=False,
+        unwritable=(lambda: a_file_instead(folder)) if url.startswith("delta:") else None,
+    )
 
 
 def _delta_order(row: dict[str, Any]) -> tuple[datetime, datetime, datetime]:
@@ -272,4 +309,5 @@ def _own(path: Path) -> SinkPlace:
                 "SELECT source, run, reason FROM unusable ORDER BY 1, 2, 3"
             )
         ],
+        unwritable=lambda: refusing(ask, "record"),
     )

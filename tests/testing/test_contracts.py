@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import json
 import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Set
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator, Set
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,25 +32,32 @@ from ladon_storage.testing import (
     SourceFeed,
     crashes,
 )
+from ladon_storage.testing.contracts import sources
+from ladon_storage.testing.contracts.source_answers import BROKEN
 from ladon_storage.testing.contracts.sources import EAST, WEST
 from tests.documents import ROOT
 from tests.sinks import own_sink
 from tests.sinks.own_sink import OwnSink
+from tests.tables import refusing
 
 
 def place_of(folder: Path, kind: type[OwnSink]) -> SinkPlace:
     """Return a place of a sink of one's own."""
     path = folder / "own.db"
 
-    def read() -> list[SinkRow]:
+    def ask(statement: str) -> list[Any]:
         with closing(sqlite3.connect(path)) as connection:
-            rows = connection.execute("SELECT source, id, version, at, payload FROM record")
-            return [
-                SinkRow(source, record_id, version, datetime.fromisoformat(at), json.loads(payload))
-                for source, record_id, version, at, payload in rows
-            ]
+            return connection.execute(statement).fetchall()
 
-    return SinkPlace(lambda: kind(str(path)), read)
+    def read() -> list[SinkRow]:
+        return [
+            SinkRow(source, record_id, version, datetime.fromisoformat(at), json.loads(payload))
+            for source, record_id, version, at, payload in ask(
+                "SELECT source, id, version, at, payload FROM record"
+            )
+        ]
+
+    return SinkPlace(lambda: kind(str(path)), read, unwritable=lambda: refusing(ask, "record"))
 
 
 class TornSink(OwnSink):
@@ -161,6 +170,62 @@ class SilentSink(OwnSink):
             return 0
 
 
+class RefusedSink(OwnSink):
+    """A sink that takes a refusal of its database for nothing new, and no other error."""
+
+    async def write(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return await super().write(*arguments, **options)
+        except sqlite3.DatabaseError:
+            return 0
+
+
+class HastySink(OwnSink):
+    """A sink that knows a record before it is durable."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.known = set[tuple[str, str]]()
+
+    def _write(self, source_id: str, page: Page, run_id: str, position: Position | None) -> Any:
+        fresh = [each for each in page.records if (each.record_id, each.version) not in self.known]
+        self.known = {(each.record_id, each.version) for each in page.records}
+        return super()._write(source_id, Page(fresh), run_id, position)
+
+
+class RoundingSink(OwnSink):
+    """A sink that keeps 15 digits of a number."""
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        rounded = json.dumps(
+            json.loads(each.payload, parse_float=lambda n: float(f"{float(n):.15g}"))
+        )
+        made = Record(each.record_id, each.timestamp, rounded, each.version)
+        return super()._insert(source_id, made)
+
+
+class ShortSink(OwnSink):
+    """A sink that cuts ids."""
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        made = Record(each.record_id[:1_000], each.timestamp, each.payload, each.version)
+        return super()._insert(source_id, made)
+
+
+class ShortSourceSink(OwnSink):
+    """A sink that cuts names of sources."""
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        return super()._insert(source_id[:64], each)
+
+
+class FoldingSourceSink(OwnSink):
+    """A sink that compares names of sources without case."""
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        return super()._insert(source_id.lower(), each)
+
+
 class CuttingSink(OwnSink):
     """A sink that keeps seconds."""
 
@@ -231,6 +296,12 @@ def test_sink_that_looks_and_then_appends_fails(tmp_path: Path) -> None:
         (FoldingSink, "test_ids_that_look_alike_are_different_records"),
         (BatchSink, "test_page_may_have_many_records"),
         (SilentSink, "test_write_that_returns_has_stored_its_page"),
+        (RefusedSink, "test_write_that_the_place_refuses_is_an_error"),
+        (HastySink, "test_write_that_the_place_refuses_is_an_error"),
+        (HastySink, "test_page_that_failed_can_be_written_again"),
+        (RoundingSink, "test_row_has_what_the_source_gave"),
+        (ShortSourceSink, "test_sources_whose_names_look_alike_are_different"),
+        (FoldingSourceSink, "test_sources_whose_names_look_alike_are_different"),
         (CuttingSink, "test_instants_keep_their_microseconds_and_far_years"),
         (ForgetfulSink, "test_page_that_fails_leaves_nothing_and_can_be_written_again"),
         (RemovingSink, "test_share_that_may_be_removed_is_not_a_matter_of_rounding"),
@@ -246,6 +317,55 @@ def test_sink_that_breaks_a_rule_fails_its_test(
     if rule == "test_versions_are_kept_by_the_rule_of_the_place":
         arguments += [[[("1", 1, "a")], [("1", 1, "b")]], "b"]
     fails(getattr(SinkContract(), rule), *arguments)
+
+
+def test_sink_that_cuts_long_ids_fails(tmp_path: Path) -> None:
+    """A column that cuts makes one record of two."""
+    rule = SinkContract().test_long_ids_are_stored_whole_or_refused
+    fails(rule, place_of(tmp_path, ShortSink), 2_000)
+
+
+class RefusingSink(OwnSink):
+    """A sink that refuses what is too long for it, and is over after a failed write."""
+
+    is_over = False
+
+    async def write(self, source_id: str, page: Page, **options: Any) -> Any:
+        if self.is_over or len(source_id) > 250:
+            raise OSError("the name is too long")
+        self.is_over = True
+        for each in page.records:
+            if len(each.record_id) > 300:
+                raise OSError("the id is too long")
+        result = await super().write(source_id, page, **options)
+        self.is_over = False
+        return result
+
+
+def test_sink_that_refuses_what_it_cannot_store_keeps_the_contract(tmp_path: Path) -> None:
+    """An error loses nothing, and the next sink of the place stores the page."""
+    contract: Any = SinkContract()
+    contract.test_long_ids_are_stored_whole_or_refused(place_of(tmp_path, RefusingSink), 2_000)
+    for rule in (
+        "test_sources_whose_names_look_alike_are_different",
+        "test_page_that_failed_can_be_written_again",
+        "test_write_that_the_place_refuses_is_an_error",
+    ):
+        folder = tmp_path / rule
+        folder.mkdir()
+        getattr(contract, rule)(place_of(folder, RefusingSink))
+
+
+def test_place_that_does_not_become_unwritable_fails(tmp_path: Path) -> None:
+    """A write that nothing refused would show nothing."""
+
+    @contextmanager
+    def broken() -> Iterator[None]:
+        raise OSError("no such table")
+        yield
+
+    place = replace(place_of(tmp_path, OwnSink), unwritable=broken)
+    fails(SinkContract().test_write_that_the_place_refuses_is_an_error, place)
 
 
 class Tickets:
@@ -437,9 +557,191 @@ class PagesOfTickets(TestTickets):
         return Answer.of({"rows": items[offset : offset + 5]})
 
 
+class Salted(Tickets):
+    """Its versions are Python's hashes of its content."""
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        async for page in super().pages(start, until):
+            made = [replace(each, version=f"{hash(each.payload)}") for each in page.records]
+            yield Page(made, page.rejects)
+
+
+class SaltedTickets(TestTickets):
+    """Another process makes the class by its name."""
+
+    kind = Salted
+
+
+class Objects(Tickets):
+    """It leaves out what is no object."""
+
+    async def fetch(self) -> list[Any]:
+        return [each for each in await super().fetch() if isinstance(each, dict)]
+
+
+class Ending(Tickets):
+    """It asks for pages as long as there are more, and takes some other answers for the end.
+
+    ``ends`` returns whether an answer is one of those.
+    """
+
+    @staticmethod
+    def ends(status: int, body: bytes) -> bool:
+        return False
+
+    async def pages(self, start: datetime | None, until: datetime | None) -> AsyncIterator[Page]:
+        async with aiohttp.ClientSession() as session:
+            for number in itertools.count():
+                get = session.get(self._url, params={"page": number}, allow_redirects=False)
+                async with get as response:
+                    body = await response.read()
+                if self.ends(response.status, body):
+                    return
+                if response.status != 200:
+                    raise OSError(response.status)
+                document = json.loads(body)
+                page = Page()
+                for item in document["rows"]:
+                    try:
+                        time = datetime.fromisoformat(item["updated_at"])
+                        page.records.append(Record.of(item["id"], time, item))
+                    except (KeyError, TypeError, ValueError) as error:
+                        page.rejects.append(Reject.of(error, item))
+                yield page
+                if not self.goes_on(document, page):
+                    return
+
+    def goes_on(self, document: Any, page: Page) -> bool:
+        return bool(document["more"])
+
+
+class EmptyPage(Ending):
+    """It ends at a page of which it can use nothing."""
+
+    def goes_on(self, document: Any, page: Page) -> bool:
+        return bool(document["more"] and page.records)
+
+
+class EndingTickets(TestTickets):
+    """An API that says whether there are more pages."""
+
+    kind = Ending
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        first = 2 * int(request.query["page"])
+        return Answer.of({"rows": items[first : first + 2], "more": first + 2 < len(items)})
+
+
+class MissingTickets(EndingTickets):
+    """An API that answers a page beyond its last one with 404, and says nothing of more pages."""
+
+    def answer(self, request: Asked, items: list[Any]) -> Answer:
+        first = 2 * int(request.query["page"])
+        if first and first >= len(items):
+            return Answer(b"", 404)
+        return Answer.of({"rows": items[first : first + 2], "more": True})
+
+
+ENDS: dict[str, Callable[[int, bytes], bool]] = {
+    "an empty body": lambda _, body: not body,
+    "too many requests": lambda status, _: status == 429,
+    "a redirect to sign in": lambda status, _: status == 302,
+    "not found": lambda status, _: status == 404,
+    "a list that is null": lambda _, body: b'"rows": null' in body,
+}
+"""Answers that a source may take for its end."""
+
+
+def ending(kind: str, api: type[Any] = EndingTickets) -> Any:
+    """Return the contract of a source that takes answers of a kind for its end."""
+    contract: Any = api()
+    contract.kind = type("Ending", (Ending,), {"ends": staticmethod(ENDS[kind])})
+    return contract
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_source_that_takes_any_broken_answer_for_its_end_fails(kind: str) -> None:
+    """As the only answer, and as that of a later page."""
+    contract = ending(kind)
+    contract.test_every_item_is_read()
+    fails(contract.test_broken_answer_is_an_error, kind)
+    fails(contract.test_broken_answer_in_the_middle_is_an_error, kind)
+
+
+def test_source_that_raises_at_broken_answers_keeps_the_contract() -> None:
+    """Each of them, as the only answer and as that of a later page."""
+    contract: Any = EndingTickets()
+    for kind in BROKEN:
+        contract.test_broken_answer_is_an_error(kind)
+        contract.test_broken_answer_in_the_middle_is_an_error(kind)
+    contract.test_page_without_a_usable_item_is_no_end()
+
+
+def test_source_may_end_at_what_its_api_ends_with() -> None:
+    """An API that answers so itself, as the test plays it, or as the test says."""
+    missing = ending("not found", MissingTickets)
+    missing.test_every_item_is_read()
+    with pytest.raises(pytest.skip.Exception):
+        missing.test_broken_answer_in_the_middle_is_an_error("not found")
+    fails(missing.test_broken_answer_is_an_error, "not found")
+    for kind in ("not found", "a list that is null"):
+        contract = ending(kind)
+        contract.ends_with = [kind]
+        for rule in (
+            "test_broken_answer_is_an_error",
+            "test_broken_answer_in_the_middle_is_an_error",
+        ):
+            with pytest.raises(pytest.skip.Exception):
+                getattr(contract, rule)(kind)
+
+
+def test_source_may_wait_until_its_api_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reading that does not end has not taken a broken answer for the end."""
+
+    class Waiting(Ending):
+        async def pages(self, *arguments: Any) -> AsyncIterator[Page]:
+            try:
+                async for page in super().pages(*arguments):
+                    yield page
+            except OSError:
+                await asyncio.Event().wait()
+
+    monkeypatch.setattr(sources, "PATIENCE_SECONDS", 0.1)
+    contract: Any = EndingTickets()
+    contract.kind = Waiting
+    contract.test_broken_answer_is_an_error("too many requests")
+    contract.test_broken_answer_in_the_middle_is_an_error("too many requests")
+
+
+def test_source_whose_versions_are_of_its_process_fails() -> None:
+    """Each run would store everything again."""
+    contract: Any = SaltedTickets()
+    contract.test_reading_again_yields_the_same_versions()
+    fails(contract.test_another_process_reads_the_same_versions)
+
+
+def test_source_that_another_process_cannot_make_is_no_failure() -> None:
+    """Its class may be in a function, or need fixtures."""
+
+    class Local(TestTickets):
+        pass
+
+    contract: Any = Local()
+    with pytest.raises(pytest.skip.Exception, match="cannot read the source"):
+        contract.test_another_process_reads_the_same_versions()
+
+
+def test_source_that_ends_at_a_page_of_rejects_fails() -> None:
+    """The pages behind it would be lost."""
+    contract: Any = EndingTickets()
+    contract.kind = EmptyPage
+    fails(contract.test_page_without_a_usable_item_is_no_end)
+
+
 @pytest.mark.parametrize(
     ("kind", "rule"),
     [
+        (Objects, "test_item_that_is_no_object_is_rejected"),
         (LocalStart, "test_items_at_the_start_are_read_again"),
         (LocalStart, "test_runs_collect_every_item_once"),
         (RoundedUp, "test_timestamps_are_those_of_the_items"),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -22,8 +26,20 @@ ALIKE = [
 ]
 """Ids that a database may take for the same, by its collation or its types."""
 
+ALIKE_SOURCES = ["a", "A", "ａ", "ä", "ß", "ss", "1", "01", "k" * 254 + "1", "k" * 254 + "2"]
+"""Names of sources, up to the longest, that a database or a file system may take for the same."""
+
+LONG = (2_000, 70_000)
+"""The lengths of ids beyond what usual columns and indexes take."""
+
+DIGITS = [52.520008123, 0.1 + 0.2, -122.41941550000001]
+"""Numbers of 11 to 17 digits; a double has them all, and neither six nor 15 digits are enough."""
+
 MANY = 12_000
 """The records of a page of a quick source; some databases take 1,000 at once, or 10,000."""
+
+PATIENCE_SECONDS = 5
+"""How long a place refuses a write that waits: a sink that lets it wait is right."""
 
 
 class Instant(datetime):
@@ -33,6 +49,24 @@ class Instant(datetime):
 def unstorable(record_id: str) -> Record:
     """Return a record that few sinks can store: half of a surrogate pair has no UTF-8."""
     return Record(record_id, at(9), '{"value":"\ud800"}', "v")
+
+
+async def repeated(place: SinkPlace, write: Callable[[Any], Awaitable[None]]) -> bool:
+    """Write a record and then a page; if that fails, write it again, and return whether it did."""
+    page = Page([record("2", 2)])
+    failed = written = False
+    with contextlib.suppress(Exception):  # a sink may be over when a write of it failed
+        async with place.make() as sink:
+            await sink.write("feed", Page([record("1", 1)]))
+            try:
+                await write(sink)
+            except Exception:
+                failed = True
+                await sink.write("feed", page)
+                written = True
+    if failed and not written:
+        await place.write(page)
+    return failed
 
 
 @in_event_loops
@@ -73,14 +107,14 @@ class RecordRules:
 
     async def test_row_has_what_the_source_gave(self, place: SinkPlace) -> None:
         """Id, version, time and content of a record belong together."""
-        made = Record.of("1", at(1), {"b": [1.0, None, {"c": "é"}], "a": 10**20})
+        made = Record.of("1", at(1), {"b": [1.0, None, {"c": "é"}, *DIGITS], "a": 10**20})
         await place.write([record("1", 0), made])
 
         [row] = [row for row in place.rows() if row.version == made.version]
         assert (row.record_id, row.timestamp, row.is_removed) == ("1", at(1), False)
-        assert (
-            json.dumps(row.payload)
-            == '{"b": [1.0, null, {"c": "\\u00e9"}], "a": 100000000000000000000}'
+        assert json.dumps(row.payload) == (
+            '{"b": [1.0, null, {"c": "\\u00e9"}, 52.520008123, 0.30000000000000004, '
+            '-122.41941550000001], "a": 100000000000000000000}'
         )
 
     async def test_any_text_survives(self, place: SinkPlace) -> None:
@@ -108,6 +142,19 @@ class RecordRules:
             each.record_id for each in page + later
         )
 
+    @pytest.mark.parametrize("length", LONG)
+    async def test_long_ids_are_stored_whole_or_refused(
+        self, place: SinkPlace, length: int
+    ) -> None:
+        """Two that differ in their last character are two records; an error is no loss."""
+        ids = [f"{'k' * (length - 1)}{end}" for end in "12"]
+        try:
+            written = await place.write([Record.of(each, at(0), {"value": "a"}) for each in ids])
+        except Exception:  # the engine fails with any
+            return
+        assert written == [2]
+        assert [row.record_id for row in place.rows()] == ids
+
     async def test_page_may_have_many_records(self, place: SinkPlace) -> None:
         """All of them are stored, or the write fails: a source that is quick fills large pages."""
         page = [record(str(number), number) for number in range(MANY)]
@@ -125,6 +172,21 @@ class RecordRules:
         assert [[row.payload["value"] for row in place.rows(text)] for text in TEXTS] == [
             [text] for text in TEXTS
         ]
+
+    async def test_sources_whose_names_look_alike_are_different(self, place: SinkPlace) -> None:
+        """A name is compared by its characters, up to the 255 that it may have."""
+        stored = []
+        async with place.make() as sink:
+            for name in ALIKE_SOURCES:
+                try:
+                    written = await sink.write(name, Page([record("1", 1)]))
+                except Exception:
+                    if len(name) < 255:  # a sink may refuse what is too long for it
+                        raise
+                else:
+                    assert changes(written) == 1
+                    stored.append(name)
+        assert sorted(row.source_id for row in place.read()) == sorted(stored)
 
     async def test_instants_keep_their_microseconds_and_far_years(self, place: SinkPlace) -> None:
         """The first and the last instant that there are, and two that are next to each other."""
@@ -180,6 +242,36 @@ class RecordRules:
             else:
                 stored += [("2", "a"), ("9", "\ud800")]
         assert place.values() == stored, "a write returned without storing its page, or tore it"
+
+    async def test_page_that_failed_can_be_written_again(self, place: SinkPlace) -> None:
+        """Nothing of it is known before it is durable, neither to this sink nor to the next one."""
+
+        async def write(sink: Any) -> None:
+            await sink.write("feed", Page([record("2", 2), unstorable("9")]))
+
+        if not await repeated(place, write):
+            pytest.skip("the sink stores any text")
+        assert place.values() == [("1", "a"), ("2", "a")]
+
+    async def test_write_that_the_place_refuses_is_an_error(self, place: SinkPlace) -> None:
+        """It is not taken for nothing new, and its page can be written later."""
+        unwritable = place.unwritable
+        if unwritable is None:
+            pytest.skip("the place has no way to refuse a write")
+
+        was_refused = False
+
+        async def write(sink: Any) -> None:
+            nonlocal was_refused
+            with unwritable():
+                writing = asyncio.ensure_future(sink.write("feed", Page([record("2", 2)])))
+                await asyncio.wait([writing], timeout=PATIENCE_SECONDS)
+            was_refused = True
+            await writing
+
+        await repeated(place, write)
+        assert was_refused, "the place did not become unwritable, or not writable again"
+        assert place.values() == [("1", "a"), ("2", "a")], "a write returned without its page"
 
     async def test_empty_page_is_nothing_to_store(self, place: SinkPlace) -> None:
         """A page without records says nothing about a source."""
