@@ -311,7 +311,7 @@ async def test_new_source_and_its_test_run_as_they_are_written(ladon: Command) -
     )  # fmt: skip
     output, _ = await asyncio.wait_for(process.communicate(), START_SECONDS)
     assert process.returncode == 0, output.decode()
-    assert re.search(rb"\b2[0-9] passed in", output), output.decode()
+    assert re.search(rb"\b3[0-9] passed in", output), output.decode()
 
 
 def _path() -> list[str]:

@@ -288,6 +288,8 @@ class SourceContract:
                     pages = await self.read(self.new_source(feed))
                 except Exception:  # the engine fails with any
                     return
+        if not feed.asks:  # it does not read over HTTP
+            return
         if not spoilt:
             pytest.skip("the API has no list of objects")
         assert any(page.rejects for page in pages), "an item that is no object was left out"
