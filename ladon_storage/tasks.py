@@ -3,6 +3,8 @@
 - Tasks take a block, settings or a block's name, never a live client: a submitted task runs on an
   event loop of its own, where another loop's session fails. `connect.shared_client` has one client
   for equal settings, with a pool for each loop.
+- Tasks are async. In a flow that is not, a plain call is a coroutine that never runs: submit the
+  task. A future raises the task's error at ``.result()``, and not at ``.wait()``.
 - No task is cached. A retried flow reads the watermark again; with Prefect's default it would
   collect from the one that its first attempt read.
 - Prefect retries, and the client does not. Prefect retries only faults that another attempt can

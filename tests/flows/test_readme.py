@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,15 @@ from tests.forks import Forks
 from tests.tables import table
 
 [(_, FIRST)] = examples(ROOT / "README.md")
-[(_, OWN_FLOW)] = examples(ROOT / "docs" / "how-to" / "own-flow.md")
+OWN_FLOW, SYNC_FLOW = (code for _, code in examples(ROOT / "docs" / "how-to" / "own-flow.md"))
 BLOCKS, SECRET = (code for _, code in examples(ROOT / "docs" / "how-to" / "deploy.md"))
 CATALOGUE = Answer.of(
     {"count": 1, "vulnerabilities": [{"cveID": "CVE-1", "dateAdded": "2024-01-01"}]}
 )
 
 
-async def printed(code: str, folder: Path, service: Flaky, forks: Forks) -> str:
-    """Run an example as a script, and return what it prints."""
+async def ran(code: str, folder: Path, service: Flaky, forks: Forks) -> tuple[int | None, str, str]:
+    """Run an example as a script, and return how it ended and what it printed."""
     (folder / "example.py").write_text(code)
     async with forks.run(
         "import os, runpy, sys; os.chdir(sys.argv[1]); "
@@ -41,7 +42,13 @@ async def printed(code: str, folder: Path, service: Flaky, forks: Forks) -> str:
         STORAGE_SERVICE_URL=service.url,
     ) as running:
         output, errors = await asyncio.wait_for(running.communicate(), 60)
-    assert running.returncode == 0, errors
+    return running.returncode, output, errors
+
+
+async def printed(code: str, folder: Path, service: Flaky, forks: Forks) -> str:
+    """Run an example as a script to its good end, and return what it prints."""
+    returned, output, errors = await ran(code, folder, service, forks)
+    assert returned == 0, errors
     return output
 
 
@@ -70,6 +77,20 @@ async def test_own_flow_writes_its_watermark(
         watermark = await client.get_watermark("tickets")
     assert watermark
     assert watermark["last_successful_timestamp"] == "2026-01-01T00:00:00+00:00"
+
+
+async def test_sync_flow_writes_its_watermark_or_fails(
+    service: Flaky, storage: StorageSettings, tmp_path: Path, forks: Forks
+) -> None:
+    """A future that is asked for its result raises: a write that was refused is no green run."""
+    await printed(SYNC_FLOW, tmp_path, service, forks)
+    async with new_client(storage) as client:
+        watermark = await client.get_watermark("tickets")
+        assert watermark
+        assert watermark.last_successful_timestamp == datetime(2026, 1, 1, tzinfo=UTC)
+        await client.update_watermark("tickets", datetime(2026, 1, 2, tzinfo=UTC))
+    returned, _, errors = await ran(SYNC_FLOW, tmp_path, service, forks)
+    assert (returned, "WatermarkConflictError" in errors) == (1, True)
 
 
 async def test_blocks_are_saved_and_loaded(service: Flaky, tmp_path: Path, forks: Forks) -> None:

@@ -80,6 +80,15 @@ async def test_ambiguous_body_is_refused(call: Caller, body: str, status: int, f
     assert (await call("GET", path("kev"))).status == 404
 
 
+async def test_number_that_no_json_has_keeps_no_outcome_from_being_written(call: Caller) -> None:
+    """Python writes NaN into what it calls JSON; the run succeeded all the same."""
+    ledger = '{"a": NaN, "b": [-Infinity, 1e999], "c": 1.5}'
+    body = f'{{"timestamp": "2026-01-01T00:00:00Z", "ledger": {ledger}}}'
+    answer = await call("PUT", path("kev"), data=body.encode(), headers=JSON)
+    assert (answer.status, answer.json["ledger"]) == (201, {"a": None, "b": [None] * 2, "c": 1.5})
+    assert (await call("GET", path("kev"))).json["ledger"] == answer.json["ledger"]
+
+
 @pytest.mark.parametrize("encoding", ["nosuch", "gzip, gzip", "x-gzip", "compress", "gzip;q=1"])
 async def test_unknown_encoding_of_a_body_is_refused(call: Caller, encoding: str) -> None:
     """A body in an encoding that is not decoded is not read as if it had none."""
