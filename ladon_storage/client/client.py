@@ -336,18 +336,18 @@ class StorageServiceClient(KeywordUpdate, OperatorRequests, BatchRequests):
         """Return the watermark of the response to a write.
 
         A base service may answer no more than a status, and a stub always does. The service is
-        believed if it has the watermark when asked for it, or does not answer that.
+        believed unless a stub answers a read, too: a copy that is behind, or a service that keeps
+        no run before its end, has no watermark yet.
         """
         stored = None if self.has_additions else acknowledged(answer, source_id)
         if stored is None:
             watermark = await self._read_watermark(answer, source_id, pool)
             assert watermark is not None  # noqa: S101 - only a GET's 404 is None
             return watermark
-        headers = {REQUEST_ID: new_request_id()}
+        url, headers = _url(self._watermarks, source_id), {REQUEST_ID: new_request_id()}
         with contextlib.suppress(StorageConnectionError, StorageResponseError):
-            url = _url(self._watermarks, source_id)
             read = await self._transport.send(pool, "GET", url, headers=headers)
-            watermark_of(read, source_id)
+            await self._read_watermark(read, source_id, pool)
         return stored
 
     async def _read_history(

@@ -82,7 +82,7 @@ def watermark_of(answer: Response, source_id: str) -> Watermark:
 def _checked(answer: Response, source_id: str) -> Watermark:
     if answer.status not in (200, 201):
         raise ValueError("is not one of the contract's")
-    is_named = True
+    is_named, is_bare = True, False
     try:
         watermark = Watermark.from_answer(answer.body, answer.etag, answer.date)
     except ValidationError as error:
@@ -92,7 +92,7 @@ def _checked(answer: Response, source_id: str) -> Watermark:
             raise ValueError("is not JSON") from None
         if not isinstance(fields, dict):
             raise ValueError("is no JSON object") from None
-        is_named = "source_id" in fields
+        is_named, is_bare = "source_id" in fields, len(fields) == 1
         wrong = {name for each in error.errors(include_url=False) for name in each["loc"][:1]}
         is_foreign = not is_version(answer.etag) and not wrong.isdisjoint(_ADDITIONS)
         if is_named and not is_foreign:
@@ -106,10 +106,11 @@ def _checked(answer: Response, source_id: str) -> Watermark:
     if watermark.model_fields_set.isdisjoint(("status", "last_successful_timestamp")):
         raise ValueError("has neither status nor last_successful_timestamp")
     # Any stub says {"status": "ok"}, or "success" beside its data. Taken for a watermark, an outage
-    # is *never collected*.
+    # is *never collected*. A service that leaves nulls out says no more before the first success.
     is_known = isinstance(watermark.status, WatermarkStatus)
+    is_first = is_bare and watermark.status in (WatermarkStatus.RUNNING, WatermarkStatus.FAILED)
     needed = _BESIDE_STATUS if is_known else {"last_successful_timestamp"}
-    if not is_named and needed.isdisjoint(watermark.model_fields_set):
+    if not (is_named or is_first) and needed.isdisjoint(watermark.model_fields_set):
         raise ValueError("has a status, and nothing else of a watermark")
     return watermark
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import timedelta
 from hashlib import blake2b
@@ -62,7 +63,9 @@ class SourceSettings(BaseModel):
 
         A setting that has its default changes nothing, so that a new one does not.
         """
-        given = self.model_dump_json(include=set(_READING), exclude_defaults=True)
+        # In an order of its own: Prefect's PostgreSQL sorts the keys of parameters by their length.
+        read = self.model_dump(mode="json", include=set(_READING), exclude_defaults=True)
+        given = json.dumps(read, sort_keys=True)
         # A way of paging is its class, and may have defaults alone.
         kinds = [type(getattr(self, each, None)).__name__ for each in _READING]
         return blake2b(f"{given}{sorted(kinds)}".encode(), digest_size=8).hexdigest()

@@ -264,10 +264,12 @@ async def test_watermark_with_a_wrong_content_type_is_one(type_: str) -> None:
     [
         {"status": "failed", "error_message": "boom"},
         {"status": "running", "records_collected": 0},
+        {"status": "running"},
+        {"status": "failed"},
         {"last_successful_timestamp": None},
         {"status": "paused", "source_id": "kev", "owner": {"team": 7}},
     ],
-    ids=["a failure", "a run", "only a timestamp", "unknown fields and status"],
+    ids=["a failure", "a run", "a run alone", "a failure alone", "a timestamp", "unknown fields"],
 )
 async def test_answer_with_few_or_unknown_fields_is_a_watermark(
     fields: dict[str, object], tag: str | None
@@ -284,8 +286,11 @@ async def test_answer_with_few_or_unknown_fields_is_a_watermark(
 @pytest.mark.parametrize("beside", [{}, {"message": "stored"}, {"ledger": 7}], ids=str)
 @pytest.mark.parametrize(
     "read",
-    [watermark(), http(403), http(500), Reply(end="reset")],
-    ids=["a watermark", "a refusal", "a failure", "no answer"],
+    [
+        *(watermark(), http(404, b'{"error": "no source kev"}')),
+        *(http(403), http(500), Reply(end="reset")),
+    ],
+    ids=["a watermark", "none yet", "a refusal", "a failure", "no answer"],
 )
 async def test_write_that_is_answered_by_a_status_alone_is_read_back(
     read: Reply, beside: dict[str, object]
@@ -302,10 +307,10 @@ async def test_write_that_is_answered_by_a_status_alone_is_read_back(
     ]
 
 
-@pytest.mark.parametrize("read", [http(404), http(404, b'{"error": "no source kev"}')])
-async def test_write_that_is_not_found_afterwards_was_not_stored(read: Reply) -> None:
+async def test_write_whose_service_is_not_found_afterwards_was_not_stored() -> None:
     """Something said success, and stored nothing."""
-    async with served(http(200, b'{"status": "success"}'), read) as (client, _):
+    gateway = http(404, b'{"message": "no route matched"}')
+    async with served(http(200, b'{"status": "success"}'), gateway) as (client, _):
         assert isinstance(await failure(client, "PUT"), InvalidResponseError)
         assert client.circuit_breaker.failure_count == 1
 

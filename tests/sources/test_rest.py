@@ -980,6 +980,7 @@ def test_digest_of_what_is_read_changes_with_that_alone() -> None:
         return str(source_from({**named, **settings}).reading_digest)  # type: ignore[attr-defined]
 
     plain = digest()
+    assert digest(params={"a": 1, "b": 2}) == digest(params={"b": 2, "a": 1})
     for same in (
         {"source_id": "other", "overlap": 3, "retention": 9, "rate": {"requests": 1, "seconds": 1}},
         {"id": "id", "method": "GET", "key": "KEY", "connection": {"timeout": 9}},
