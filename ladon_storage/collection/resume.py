@@ -152,10 +152,13 @@ def _origin(
 
     Records since what the other one knows were never collected, however long ago that is.
     """
-    known = (lease.before, position.timestamp if position else None)
-    origins = [back(now, limits.initial_lookback)] + [
-        back(each, source.overlap) for each in known if each not in (None, EMPTY_WATERMARK)
-    ]
+    origins = [back(now, limits.initial_lookback)]
+    if lease.before not in (None, EMPTY_WATERMARK):
+        origins.append(back(lease.before, source.overlap))
+    if position is not None and position.timestamp != EMPTY_WATERMARK:
+        # A source that lists everything each time left out what is before its origin alone.
+        lists_all = source.overlap is None
+        origins.append(position.origin if lists_all else back(position.timestamp, source.overlap))
     bounds = [each for each in origins if each is not None]
     return min(bounds) if len(bounds) == len(origins) else None
 

@@ -705,6 +705,17 @@ async def test_lookback_without_a_watermark_reaches_back_to_the_position() -> No
     assert world.asked_from == at(8)
 
 
+async def test_lookback_without_a_watermark_stays_that_of_a_whole_listing() -> None:
+    """What it left out of a source that lists everything each time is not asked for."""
+    world = World()
+    limits = Limits(initial_lookback=timedelta(hours=1))
+    old, new = record("old", NOW - timedelta(hours=2)), record("new", NOW - timedelta(minutes=5))
+    await world.run([old, new], limits=limits, overlap=None)
+    del world.storage.stored["feed"]
+    await world.run([old, new], limits=limits, overlap=None)
+    assert world.sink.ids == ["new"]
+
+
 async def test_longer_lookback_later_names_the_backfill(caplog: pytest.LogCaptureFixture) -> None:
     """What is before the first collection does not come by itself."""
     world = World()
