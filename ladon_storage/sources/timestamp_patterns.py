@@ -51,17 +51,17 @@ _CLOCK = {"%H", "%I", "%M", "%S", "%f", "%p", "%k", "%l", "%P", "%r", "%c", "%X"
 _HALVES = {"%p", "%P", "%r", "%c", "%X"}
 _HOURS = {"%H", "%k", "%s", *_HALVES}
 
-# What the letters behind a clock may state; in lower case, most are words of a language.
-_OFFSET = re.compile(
-    r"[+-](?:0\d|1[0-4]|(?:(?<=UTC[+-]|GMT[+-])|(?<=UTC [+-]|GMT [+-]))\d)(?::?[0-5]\d)?(?!\d)",
-    re.IGNORECASE,
+# What the letters directly behind a clock may state. A pattern of a request may be a whole query,
+# whose other letters are of anything.
+_ZONE = re.compile(
+    r"(?::\d\d)*(?:[.,]\d+)?[\s(\[]*(?:"
+    r"(?P<offset>(?:(?:UTC|GMT) ?[+-](?:0\d|1[0-4]|\d)|[+-](?:0\d|1[0-4]))(?::?[0-5]\d)?(?!\d))|"
+    r"(?P<utc>(?:Z|UT|(?i:UTC|GMT|Zulu))(?![A-Za-z])|z$)|"
+    r"(?P<name>(?:[A-Z][A-Z]T|[ECMP]T|(?:A[CEKW]|NZ|HA|SA|Ch)[SD]T|[CEW]EST|MS[KD]|[MOW]ES?Z|"
+    r"(?:[A-Za-z]+ )*(?:Standard|Daylight|Summer) Time|[A-Z][a-z]+/[A-Z][A-Za-z_]+)"
+    r"(?![A-Za-z])))"
 )
-_UTC = re.compile(r"(?<![A-Za-z])(?:Z|UT|(?i:UTC|GMT|Zulu))(?![A-Za-z])|^z$")
-_NAME = re.compile(
-    r"(?<![A-Za-z])(?:[A-Z][A-Z]T|[ECMP]T|(?:A[CEKW]|NZ|HA|SA|Ch)[SD]T|[CEW]EST|MS[KD]|[MOW]ES?Z|"
-    r"(?:Standard|Daylight|Summer) Time|[A-Z][a-z]+/[A-Z][A-Za-z_]+)"
-    r"(?![A-Za-z])"
-)
+_ZONE_OF_DAY = re.compile(r"(?:Z|UTC|GMT|(?P<offset>[+-]\d\d:?\d\d))'?$")
 _HALF = re.compile(r"[AP]\.?M\.?", re.IGNORECASE)
 
 
@@ -76,18 +76,24 @@ def zone_of_clock(pattern: str, declared: tzinfo = UTC) -> tzinfo:
     """
     if tells_instant(pattern):
         return declared
-    letters, _ = _behind_clock(pattern)
-    if found := _OFFSET.search(letters):
-        return offset_zone(found[0])
-    if _UTC.search(letters):
-        return UTC
-    named = _NAME.search(letters)
-    if named is None or declared is not UTC:
+    parts = ["", *_DIRECTIVE.findall(_long(pattern))]
+    letters = _DIRECTIVE.split(_long(pattern))
+    if not _CLOCK.intersection(parts):
+        found = _ZONE_OF_DAY.search(letters[-1])
+        return declared if found is None else offset_zone(found["offset"] or "Z")
+    found = _ZONE.match(letters[max(n for n, part in enumerate(parts) if part in _CLOCK)])
+    if found is None:
         return declared
-    if named[0] in ZONE_HOURS:
-        return timezone(timedelta(hours=ZONE_HOURS[named[0]]))
+    if found["offset"]:
+        return offset_zone(found["offset"].lstrip("UTCGM "))
+    if found["utc"]:
+        return UTC
+    if declared is not UTC:
+        return declared
+    if (name := found["name"]) in ZONE_HOURS:
+        return timezone(timedelta(hours=ZONE_HOURS[name]))
     raise ValueError(
-        f"{pattern} names the zone {named[0]!r}, which has no fixed offset; set zone to the one "
+        f"{pattern} names the zone {name!r}, which has no fixed offset; set zone to the one "
         "that is meant, such as Europe/Berlin, or Etc/UTC"
     )
 

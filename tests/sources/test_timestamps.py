@@ -409,6 +409,32 @@ def test_zone_name_without_a_fixed_offset_needs_a_declared_zone() -> None:
     assert format_timestamp(MOMENT, "%Y-%m-%d %H:%M CET", BERLIN) == "2024-08-27 14:00 CET"
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        'updated >= "%Y-%m-%d %H:%M" AND created >= "2024-01-01" ORDER BY updated',
+        'updated >= "%Y-%m-%d %H:%M" AND status NOT IN (Done)',
+        'updated >= "%Y-%m-%d %H:%M" AND created >= -10d AND project = PT',
+        "sys_updated_on>=%Y-%m-%d %H:%M:%S^number=CHG-07",
+        "%Y-%m-01",
+    ],
+)
+def test_query_around_a_time_states_no_zone(query: str) -> None:
+    """One parameter of Jira or ServiceNow has the time and the rest of the question."""
+    for zone in (UTC, BERLIN):
+        assert zone_of_clock(query, zone) is zone
+    check_format(query)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["%Y-%m-%dT%H:%M:%S.000Z", "%Y-%m-%dT%H:00:00Z", "%Y-%m-%dT00:00:00Z", "date('%Y-%m-%dZ'"],
+)
+def test_zone_behind_a_written_part_of_the_clock_counts(pattern: str) -> None:
+    """Whoever asks for whole seconds or hours writes the rest out."""
+    assert zone_of_clock(pattern, BERLIN) is UTC
+
+
 @pytest.fixture
 def _german() -> Iterator[None]:
     before = locale.setlocale(locale.LC_TIME)

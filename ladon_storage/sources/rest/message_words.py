@@ -111,7 +111,7 @@ PARTS = (
 _LIST_CUT = (
     rf"{_LIST} (?:sets? )?(?:was |were |is |are |has been |have been )?"
     r"(?:truncated|cut|incomplete|partial|limited)|truncated (?:to|at|after|because)|"
-    r"partial (?:results?|response|failure|content)|only (?:the )?first \d|"
+    r"partial (?:results?|response|failure|content)|only (?:the )?first \d[\d,.]*|"
     rf"limited to (?:the first )?\d[\d,]* {_LIST}|more {_LIST} (?:are |is )?available|"
     rf"too many {_LIST}|{_LIST} (?:may|might|could) be (?:incomplete|truncated|missing)"
 )
