@@ -7,7 +7,7 @@ import json
 import sqlite3
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -349,6 +349,31 @@ async def test_texts_that_sort_wrong_are_refused_before_the_first_page(
     await run(text, sink, storage, run_id="2", clock=lambda: at(2000))
 
     assert sink.ids == ["0", "1", "2", "3", "4", "6", "9"]
+
+
+@pytest.mark.parametrize(
+    "other", ["2024-01-01T01:00:00", "2024-01-01 01:00", b"2024-01-01 01:00:00", 5, "01/01/2024"]
+)
+async def test_texts_of_one_form_alone_need_no_closer_look(
+    file: File, other: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They sort as their times do; one of another form, or no text, need not."""
+    looks: list[object] = []
+    look = sql_table.TableReader.times
+
+    def times(*given: Any) -> list[Any]:
+        looks.append(given)
+        return look(*given)
+
+    monkeypatch.setattr(sql_table.TableReader, "times", times)
+    file.fill(*((n, f"2024-01-01 1{n}:00:00") for n in range(5)))
+    assert len(await records(file.source(page_size=2))) == 5
+    assert not looks
+
+    file.fill((9, other))
+    with suppress(SourceError):
+        await records(file.source(page_size=2))
+    assert looks
 
 
 async def test_forms_of_texts_that_follow_each_other_are_read(file: File) -> None:

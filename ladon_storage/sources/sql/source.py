@@ -202,7 +202,9 @@ class SqlTable(SourceSettings):
             while more:
                 found, more = await thread.do(partial(reader.page, start, until, after))
                 if must_ascend and more and after is None:
-                    await self._prove_order(reader, thread, replace(rows), start, until)
+                    text = found[0].time
+                    if not await thread.do(partial(reader.are_alike, text, start, until)):
+                        await self._prove_order(reader, thread, replace(rows), start, until)
                 if found:
                     after = found[-1].key
                 if found or start is None:
