@@ -554,6 +554,8 @@ UNFINISHED: list[dict[str, Any]] = [
     *({"status": {"state": "WAITING"}}, {"query_status": "started"}, {"meta": {"state": "busy"}}),
     *({"job_status": "failed"}, {"dispatchState": "FINALIZING", "id": "1"}),
     *({"status": "EXECUTE", "progress": 46, "id": 7}, {"id": 7, "status": "in progress"}),
+    {"status": "running", "took": 3, "total": 0, "job_id": 7, "has_more": False, "message": "x"},
+    {"state": "queued", "rows_count": 0, "limit": 10, "requestId": "x", "timestamp": "2024-01-01"},
 ]
 
 
@@ -572,6 +574,10 @@ async def test_empty_list_of_a_query_that_still_runs_is_no_end(said: dict[str, A
     [
         *({"id": 7, "status": "pending"}, {"name": "Sandworm", "state": "running"}),
         *({"id": 7, "status": {"state": "waiting"}}, {"uuid": "7", "status": "on hold"}),
+        *({"incident_id": "7", "status": "pending"}, {"number": "INC0010", "state": "Pending"}),
+        *({"key": "OPS-1", "status": "Waiting"}, {"maintenanceId": "m", "status": "SCHEDULED"}),
+        *({"hostname": "web1", "state": "running"}, {"email": "a@b", "status": "pending"}),
+        *({"info": {"version": "1", "status": "running"}}, {"hostname": "x", "status": "blocked"}),
         *(
             {"status": "active"},
             {"state": "open"},
@@ -604,17 +610,19 @@ async def test_state_that_repeats_the_request_is_no_sign() -> None:
         *("illegal_hash", "api_key_not_found", "Wrong key", "not entitled", "no_credits"),
         *(
             "no_access_to_data",
-            "empty_query",
             "no_hash_provided",
-            "inactive",
-            "E1001",
-            "no user found",
+            "illegal_search_term",
+            "noApiKey",
+            "KEY_EXPIRED",
         ),
+        *("user unknown", "no quota left", "missing token", "Login required", "no_user"),
         *("Your request was denied by the operator", "Überlastet, Fehler"),
     ],
 )
-async def test_state_of_an_answer_without_its_list_that_is_no_success_refuses(state: str) -> None:
-    """No list of words has all those by which an API refuses; it says success in few."""
+async def test_state_of_an_answer_without_its_list_that_has_a_word_of_refusal_refuses(
+    state: str,
+) -> None:
+    """The API says why it has no list, in a word of its own."""
     documents: list[dict[str, Any]] = [
         {"query_status": state},
         {"status": state, "rows": None},
@@ -638,6 +646,10 @@ async def test_state_of_an_answer_without_its_list_that_is_no_success_refuses(st
         *("Nothing new", "no recent events", "Nothing has been reported since yesterday", "成功"),
         *("keine Daten", "", "query was successful", "Job completed", "no_match", "empty_result"),
         *("no_tickets", "No users found", "no domain found", "no events available"),
+        *("NOERROR", "No error", "SUCCEED", "Processed successfully", "no_history", "clean", "Y"),
+        *("Non existing", "not_listed", "not changed", "No updates since", "no report", "OK (0)"),
+        *("Nenhum resultado", "n/a", "accepted", "created", "not blacklisted", "error_free"),
+        *("no_user_activity", "no api calls", "Login successful", "no expired keys", "non-blocked"),
     ],
 )
 async def test_state_of_success_or_of_no_results_is_an_answer_without_records(state: str) -> None:

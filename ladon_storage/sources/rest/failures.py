@@ -112,10 +112,10 @@ def failure(
     >>> failure({"errors": [], "status": "ok", "items": []}, [], "items") is None
     True
     """
-    for place, name, value, around, holder in _beside(document, records):
+    for place, name, value, around, level in _beside(document, records):
         if place in expected:
             continue
-        if not items and _is_unfinished(name, value, holder):
+        if not items and _is_unfinished(name, value, around, level):
             return place, value
         is_sign = _is_sign(place, name, value, is_empty=not items)
         if is_sign and not is_content(name, value, around):
@@ -133,16 +133,16 @@ def refusal(
     >>> refusal({"query_status": "no_results"}, "data") is None
     True
     """
-    for place, name, value, _, holder in _beside(document, records):
-        state = _squeezed(value) if isinstance(value, str) else ""
-        if place not in expected and is_refusal(name, value, state, holder):
+    for place, name, value, around, level in _beside(document, records):
+        is_state = isinstance(value, str) and place not in expected
+        if is_state and is_refusal(name, value, around, level):
             return place, value
     return None
 
 
-def _is_unfinished(name: str, value: object, holder: Mapping[Any, Any]) -> bool:
+def _is_unfinished(name: str, value: object, *holders: Mapping[Any, Any]) -> bool:
     is_state = isinstance(value, str) and (name in _STATES or is_of_answer(name))
-    return is_state and is_unfinished(name, _squeezed(str(value)), holder)
+    return is_state and is_unfinished(name, _squeezed(str(value)), *holders)
 
 
 def _is_sign(place: str, name: str, value: object, *, is_empty: bool) -> bool:
