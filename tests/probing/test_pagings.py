@@ -397,6 +397,14 @@ async def test_sign_of_more_in_any_place_is_no_whole_answer(sign: dict[str, Any]
     assert "no way to the next page was found" in str(found.problem)
 
 
+async def test_sign_of_another_list_asks_nothing() -> None:
+    """A list of comments beside the records may go on, and has a total of its own."""
+    comments = {"has_more": True, "total": 53}
+    found = await proposed(always({"items": ROWS[:7], "comments": comments}))
+    assert found.settings["records"] == "items"
+    assert not any("comments" in each for each in found.unsure)
+
+
 @pytest.mark.parametrize(
     ("sign", "place"),
     [({"summary": {"total": 53}}, "summary.total"), ({"is_limited": True}, "is_limited")],

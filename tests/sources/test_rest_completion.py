@@ -125,7 +125,9 @@ SIGNS: list[dict[str, Any]] = [
     {"page_context": {"has_more_page": True, "search_criteria": [{"column_name": "at"}]}},
     {"search": {"paging": {"hasNext": True}}},
     {"meta": {"query": {"is_last_page": False}}},
+    {"rows_page": {"has_more": True, "returned": 7}},
     {"counts": {"returned": 7, "total": 53}},
+    {"stats": {"returned": 7, "critical": 4, "total": 53}},
     {"has_more_page": True},
     {"size_limit_exceeded": True},
     {"before": None, "after": "t3_abc"},
@@ -189,6 +191,25 @@ NO_SIGNS: list[dict[str, Any]] = [
     {"before": None, "after": 1704067200},
     {"total": -999},
     {"has_more_information": True, "unlimited": True},
+    {"comments": {"has_more": True, "count": 5}},
+    {"notifications": {"unread": 3, "has_more": True, "total": 30}},
+    {"related": {"has_next": True}},
+    {"comments": {"page_info": {"has_next_page": True}}},
+    {"user_info": {"has_more": True, "total": 330}},
+    {"watch_list": {"is_last": False, "total": 330}},
+    {"search": {"has_more": True, "count": 3}},
+    {"me": {"login": "bob", "total": 330}},
+    {"stats": {"total": 330}},
+    {"summary": {"total": 330, "critical": 4}},
+    {"results": {"open": 3, "total": 330}},
+    {"import": {"total": 330, "accepted": 330}},
+    {"plan": {"name": "free", "limited": True}},
+    {"description": {"text": "a", "truncated": True}},
+    {"version": {"current": "/v1", "next": "/v2"}},
+    {"help": {"more_url": "https://docs.example.org"}},
+    {"session": {"resume_token": "abc", "expires": 9}},
+    {"seats": {"limit_reached": True}},
+    {"row": {"total": 330, "has_more": True}},
 ]
 HEADERS = [
     {"Link": "</feed.json?page=2>; rel='next'"},
@@ -263,12 +284,15 @@ async def test_document_that_says_there_is_more_is_never_green(sign: dict[str, A
 
 
 @pytest.mark.parametrize("sign", NO_SIGNS, ids=json.dumps)
-async def test_document_that_says_no_more_is_whole(sign: dict[str, Any]) -> None:
-    """What is empty, leads to itself or counts what came contradicts nothing."""
+async def test_document_that_says_no_more_is_whole(
+    sign: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is empty, leads to itself, counts what came or is about others contradicts nothing."""
     async with FeedServer(play=lambda _: answer(ROWS, **sign)) as feed:
         [page] = await pages_of(feed)
 
     assert page.completeness == "whole document"
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("headers", HEADERS, ids=json.dumps)
@@ -413,8 +437,10 @@ async def test_document_of_just_the_size_asked_for_is_no_proof(
 # Signs that may be about something else.
 
 HINTS: list[tuple[dict[str, Any], str]] = [
-    ({"summary": {"total": 53, "critical": 4}}, "states 53 at 'summary.total'"),
-    ({"query": {"totalCount": 53}}, "states 53 at 'query.totalCount'"),
+    ({"summary": {"total": 53}}, "states 53 at 'summary.total'"),
+    ({"query": {"totalCount": 53, "took": 4, "limit": 9}}, "states 53 at 'query.totalCount'"),
+    ({"row_list": {"total_rows": 53}}, "states 53 at 'row_list.total_rows'"),
+    ({"search": {"has_more": True, "count": 53}}, "says at 'search.has_more'"),
     ({"metadata": {"results": {"total": 53}}}, "states 53 at 'metadata.results.total'"),
     ({"is_limited": True, "has_more": False}, "says at 'is_limited'"),
     ({"has_more_users": True}, "says at 'has_more_users'"),
@@ -454,20 +480,44 @@ async def test_total_in_an_unknown_place_is_settled_by_its_declaration(
     assert not caplog.text
 
 
+@pytest.mark.parametrize("kind", ["none", "page", "offset"])
 async def test_total_of_all_times_in_an_unknown_place_is_ignored(
-    caplog: pytest.LogCaptureFixture,
+    kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A range in which nothing is has the same one, so no run warns of it."""
+    """A range in which nothing is has one, too, so no run warns of it, whatever page is the end."""
 
     def ranged(asked: Asked) -> Answer:
-        return answer([] if asked.query["since"] > "2025" else ROWS, stats={"total": 53})
+        is_ahead = asked.query["since"] > "2025"
+        rows = [] if is_ahead else ROWS if kind == "none" else cut(asked, 3)
+        return answer(rows, summary={"total": 54 if is_ahead else 53})
 
     async with FeedServer(play=ranged) as feed:
-        source = api(feed, since={"parameter": "since"})
-        [page] = [page async for page in source.pages(at(0), None)]
+        source = api(feed, paging={"kind": kind}, since={"parameter": "since"})
+        pages = [page async for page in source.pages(at(0), None)]
 
-    assert page.completeness == "whole document"
+    assert pages[-1].completeness in ("last page", "whole document")
     assert not caplog.text
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_total_of_a_range_in_an_unknown_place_is_heeded(
+    is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A range in which nothing is has none, or that of nothing."""
+
+    def ranged(asked: Asked) -> Answer:
+        is_ahead = asked.query["since"] > "2025"
+        told: dict[str, Any] = {"summary": {"total": 0 if is_ahead else 53}}
+        if is_ahead and not is_told:
+            told = {}
+        return answer([] if is_ahead else cut(asked, 3), **told)
+
+    async with FeedServer(play=ranged) as feed:
+        source = api(feed, paging={"kind": "page"}, since={"parameter": "since"})
+        pages = [page async for page in source.pages(at(0), None)]
+
+    assert pages[-1].completeness == "declared"
+    assert "states 53 at 'summary.total'" in caplog.text
 
 
 @pytest.mark.parametrize("size", [3, 7])

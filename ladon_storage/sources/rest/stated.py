@@ -46,6 +46,7 @@ class StatedNumbers:
         self._earliest: Total | None = None
         self._aside: Total | None = None
         """The greatest total in a place that is not known."""
+        self._heeds_asides = True
         self._pages = self._latest_pages = 0
         self._is_numbered = True
         """Whether each page states its own number alone, which looks like that of all pages."""
@@ -107,7 +108,8 @@ class StatedNumbers:
         return usual_total(got.answer, got.document, got.items, self._api.records)
 
     def _stated_aside(self, page: ListPage) -> Total | None:
-        if self._paging.total or self._paging.only_declared or not self._api.has_settings:
+        is_settled = self._paging.total or self._paging.only_declared
+        if is_settled or not self._heeds_asides or not self._api.has_settings:
             return None
         return total_aside(page.response.document, page.response.items, self._api.records)
 
@@ -230,8 +232,11 @@ class StatedNumbers:
 
     def disregard(self, nothing: ListPage) -> None:
         """Ignore numbers that an empty page of another range states as well."""
-        if not nothing.keys and self._stated_aside(nothing) == self._aside:
-            self._aside = None
+        aside = None if nothing.keys else self._stated_aside(nothing)
+        if aside is not None and aside.count and self._aside is not None:
+            # The end, when it is noted, would state it again.
+            self._heeds_asides &= aside.place != self._aside.place
+            self._aside = self._aside if self._heeds_asides else None
         total, most = self._stated(nothing), self._most
         count = most.count if most is not None else None
         stated = total.count if total is not None else None
