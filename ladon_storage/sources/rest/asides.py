@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ladon_storage.sources.json.items import value_at
@@ -129,6 +130,7 @@ def _within(
             yield from _within(place, value, records, depth - 1, aside)
 
 
+@lru_cache(maxsize=4096)
 def _names_list(name: str, records: str) -> bool:
     """Return whether a name has words of lists and of the records alone.
 
@@ -234,10 +236,16 @@ def totals_aside(
     many = plain(records.rpartition(".")[2])
     own = (f"total{many}", f"{many}total") if many else ()
     for aside in asides(document, items, records):
+        named = [(str(key), plain(str(key)), value) for key, value in aside.members.items()]
+        totals = [
+            (key, value)
+            for key, name, value in named
+            if (name in TOTALS and name != "totalsize") or name in own
+        ]
+        if not totals:  # as in nearly every object
+            continue
         counted = {
-            plain(str(key)): number
-            for key, value in aside.members.items()
-            if (number := count_in(value)) is not None
+            name: number for _, name, value in named if (number := count_in(value)) is not None
         }
         if any(name in _SHARES for name in counted):
             continue
@@ -248,10 +256,8 @@ def totals_aside(
         )
         if not is_list and not _may_total(aside, [name for name in counted if name not in own]):
             continue
-        for key, value in aside.members.items():
-            name, number = plain(str(key)), count_in(value)
-            is_total = (name in TOTALS and name != "totalsize") or name in own
-            if number is not None and is_total:
+        for key, value in totals:
+            if (number := count_in(value)) is not None:
                 yield f"{aside.place}.{key}", number, is_list
 
 
