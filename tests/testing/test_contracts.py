@@ -713,6 +713,7 @@ def test_source_may_wait_until_its_api_works(monkeypatch: pytest.MonkeyPatch) ->
     contract.test_broken_answer_in_the_middle_is_an_error("too many requests")
 
 
+@pytest.mark.slow
 def test_source_whose_versions_are_of_its_process_fails() -> None:
     """Each run would store everything again."""
     contract: Any = SaltedTickets()
