@@ -65,7 +65,6 @@ LISTED = "0" * 30
 _LATER = timedelta(seconds=1)
 """A later time at any sink, of which one may keep whole seconds."""
 
-_INSTANT = timedelta.resolution
 _LONGEST_LEAD = timedelta(days=1)
 """The most by which a source's clock may be ahead, or behind unmentioned."""
 
@@ -105,7 +104,12 @@ class Extraction:
         self._is_guaranteed = self._declares_order and bool(
             getattr(source, "order_guaranteed", False)
         )
-        self._order_shown = start.position is not None and start.position.order_shown
+        # An order is that of the settings that had it; the list of others has to show its own.
+        self._order_shown = (
+            start.position is not None
+            and start.position.order_shown
+            and not start.has_other_settings
+        )
         self._is_ordered = self._declares_order and (self._is_guaranteed or self._order_shown)
         self._learns_order = self._declares_order and not self._is_guaranteed
         self._is_full_snapshot = lease is not None and getattr(
@@ -226,10 +230,10 @@ class Extraction:
         counts = self._counts
         if self._is_guaranteed or counts.highest is None:
             return counts.highest
-        if not counts.has_risen:  # the settings may be others than those that had the order
+        if not counts.has_risen:  # without ledgers the settings may be others unnoticed
             return None
         # More records of that instant may come, which its API may leave out of a range from there.
-        return counts.highest if self._source.overlap else back(counts.highest, _INSTANT)
+        return back(counts.highest, timedelta(0) if self._source.overlap else timedelta.resolution)
 
     def _count(self, page: Page) -> Page:
         """Count the delivered page, and return the part of it that is stored."""

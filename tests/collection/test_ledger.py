@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -297,6 +298,22 @@ async def test_order_that_was_shown_is_shown_again_by_the_run_that_promotes() ->
     await world.run(source := Declared([[record("9", 9)], [record("3", 3)]]))
     assert source.ranges == [(at(2), None)]
     assert world.sink.ids == ["1", "2", "3", "9"]
+
+
+async def test_order_that_other_settings_had_is_to_be_shown_again() -> None:
+    """The first pages of another list may rise by chance, and an earlier one come behind them."""
+    world = World()
+    first = Declared([[record("1", 1)], [record("2", 2)]])
+    first.reading_digest = "sort=updated"  # type: ignore[attr-defined]
+    await world.run(first)
+    pages: list[Any] = [[record("4", 4)], [record("9", 9)]]
+    for end in (SourceError("down"), [record("3", 3)]):
+        other = Declared([*pages, end])
+        other.reading_digest = "sort=name"  # type: ignore[attr-defined]
+        with suppress(SourceError):
+            await world.run(other)
+        assert other.ranges == [(at(2), None)]
+    assert world.sink.ids == ["1", "2", "3", "4", "9"]
 
 
 async def test_order_that_was_broken_is_to_be_shown_again() -> None:

@@ -65,9 +65,10 @@ _MOST_SAME_PAGES = 4
 """Pages that may repeat the rows of an earlier one, at later times."""
 
 _TIMES = 100_000
+"""Distinct timestamps of one statement: without an index each one sorts the whole table."""
+
 _ALIKE = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?Z?", re.ASCII)
 _DIGIT = re.compile(r"\d", re.ASCII)
-"""Distinct timestamps of one statement: without an index each one sorts the whole table."""
 
 _YEAR = re.compile(r"\d{4}")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(?!\d)")
