@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ladon_storage import errors
+from ladon_storage.sources.http import hosts
 from tests.mariadb import mariadb
 from tests.postgres import postgres
 from tests.redis_server import _redis_server, redis_server
@@ -68,6 +69,12 @@ def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep from each test the secrets of another one: its errors would be shown without them."""
     monkeypatch.setattr(errors, "_secrets", set())
     errors._longest_first.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _no_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep from each test the circuits of another one, whose server may have had the same port."""
+    monkeypatch.setattr(hosts, "_circuits", {})
 
 
 @pytest.fixture

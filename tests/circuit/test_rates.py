@@ -144,7 +144,6 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Share the hosts of this test in a file, as a run does."""
     url = f"sqlite:///{tmp_path}/circuits.db"
     monkeypatch.setenv("STORAGE_CIRCUIT_URL", url)
-    monkeypatch.setattr(hosts, "_circuits", {})
     monkeypatch.setattr(hosts, "_limiters", {})
     return url
 

@@ -334,7 +334,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
         return CircuitBreaker(*args, clock=clock, **options)
 
     monkeypatch.setattr(hosts, "CircuitBreaker", made)
-    monkeypatch.setattr(hosts, "_circuits", {})
     return clock
 
 

@@ -75,12 +75,6 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(autouse=True)
-def _no_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every test find hosts of which nobody knows anything."""
-    monkeypatch.setattr(hosts, "_circuits", {})
-
-
 async def fetch(url: str, connection: Connection | None = None, **options: Any) -> Any:
     async with source_http("feed", connection=connection, **options) as client:
         return await client.get_json(url)
