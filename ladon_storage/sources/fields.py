@@ -67,7 +67,7 @@ class SourceSettings(BaseModel):
         read = self.model_dump(mode="json", include=set(_READING), exclude_defaults=True)
         given = json.dumps(read, sort_keys=True)
         # A way of paging is its class, and may have defaults alone.
-        kinds = [type(getattr(self, each, None)).__name__ for each in _READING]
+        kinds = [type(vars(self).get(each)).__name__ for each in _READING]
         return blake2b(f"{given}{sorted(kinds)}".encode(), digest_size=8).hexdigest()
 
 

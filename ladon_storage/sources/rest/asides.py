@@ -116,9 +116,9 @@ def _within(
 ) -> Iterator[Aside]:
     """Yield those within an object; of the names on the way to one, a single one is not known."""
     for key, value in there.items() if depth else ():
-        place, name = f"{prefix}.{key}" if prefix else str(key), plain(str(key))
         if not isinstance(value, dict) or len(value) > _MOST_MEMBERS:
             continue
+        place, name = f"{prefix}.{key}" if prefix else str(key), plain(str(key))
         if place == records or records.startswith(f"{place}."):
             continue
         if name in INNER and around is None:
@@ -152,11 +152,16 @@ def _one(many: str) -> str:
 
 def _is_of_others(name: str, members: Mapping[Any, Any]) -> bool:
     """Return whether an object counts something else, or is another list."""
-    return _OTHERS.fullmatch(name) is not None or any(
+    return _counts_else(name) or any(
         isinstance(value, list)
         and ((inner := plain(str(key))) in _LISTS or inner == name or is_content("", value, {}))
         for key, value in members.items()
     )
+
+
+@lru_cache(maxsize=4096)
+def _counts_else(name: str) -> bool:
+    return _OTHERS.fullmatch(name) is not None
 
 
 def flags_aside(document: object, items: object, records: str) -> Iterator[tuple[str, str, bool]]:
@@ -268,5 +273,5 @@ def _may_total(aside: Aside, counted: list[str]) -> bool:
     """
     is_named = aside.is_of_list or plain(aside.place.rpartition(".")[2]) == _SUMMARY
     return is_named and all(
-        _OTHERS.fullmatch(name) or any(name in each for each in _NUMBERS) for name in counted
+        _counts_else(name) or any(name in each for each in _NUMBERS) for name in counted
     )

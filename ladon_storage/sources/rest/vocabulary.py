@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from ladon_storage.sources.rest.names import names
 
@@ -27,8 +28,13 @@ class Vocabulary:
     def __init__(self, words: str, pattern: str) -> None:
         self._words = names(words)
         self._pattern = re.compile(pattern)
+        # Each page of an API has the same names.
+        self._has = lru_cache(maxsize=4096)(self._look_up)
 
     def __contains__(self, name: str) -> bool:
+        return self._has(name)
+
+    def _look_up(self, name: str) -> bool:
         return name in self._words or self._pattern.fullmatch(name) is not None
 
 
