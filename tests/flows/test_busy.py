@@ -12,8 +12,9 @@ from prefect.artifacts import Artifact
 
 from ladon_storage.collection.protocols import Limits
 from ladon_storage.collection.run import Report
-from ladon_storage.collection.standby import Holder
+from ladon_storage.collection.standby import Holder, Standby
 from ladon_storage.connect import new_client
+from ladon_storage.errors import SourceBusyError
 from ladon_storage.flows import fleet
 from ladon_storage.flows.collect import collect
 from ladon_storage.flows.collect_many import collect_many
@@ -72,16 +73,29 @@ async def test_skipped_run_is_completed_and_says_so(
 
 @pytest.mark.slow
 async def test_waiting_run_asks_prefect_once(
-    storage: StorageSettings, service: Flaky, tmp_path: Path
+    storage: StorageSettings, service: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run collects when the source is free; its looks in between are no task runs."""
     sink = {"url": f"sqlite:///{tmp_path}/records.db"}
-    await hold(storage, "soon", 2)
+    await hold(storage, "soon", 60)
+    looks = 0
+
+    async def wait(_: Standby, busy: SourceBusyError, _now: datetime) -> None:
+        nonlocal looks
+        looks += 1
+        assert busy.run_id == "other"
+        if looks == 3:
+            ended = WatermarkUpdate.of(datetime.now(UTC), WatermarkStatus.SUCCESS, run_id="other")
+            async with new_client(storage) as client:
+                await client.put_watermark("soon", ended)
+
+    monkeypatch.setattr(Standby, "wait", wait)
     async with FeedServer(CATALOGUE) as feed:
         source = {"kind": "kev", "url": feed.url, "source_id": "soon"}
         state: Any = await collect(source, sink, storage, when_busy="wait", return_state=True)
     assert state.is_completed()
-    assert service.calls.count("GET") >= 2
+    assert looks >= 3
+    assert service.calls.count("GET") > looks
     assert len(table(tmp_path / "records.db")) == 1
     async with get_client() as client:
         runs = await client.read_task_runs()
