@@ -1,7 +1,8 @@
 """NVD's vulnerabilities, from the CVE API 2.0.
 
-- The API refuses a range of more than 120 days, so a long one is read in windows; a first run reads
-  everything, without a range.
+- The API refuses a range of more than 120 days, so a long one is read in windows, which are cut
+  where a request can tell it: rounded later, they would be longer. A first run reads everything,
+  without a range.
 - A CVE that is modified while a window is read leaves it, and all CVEs after it move up by one.
   Pages overlap by one CVE, which reveals the shift; reading resumes from a known CVE.
 - The page size is the service's maximum: since 2026 it refuses more than 1,000 with 404, at times.
@@ -35,7 +36,7 @@ from ladon_storage.sources.http.urls import SourceUrl
 from ladon_storage.sources.problems import present
 from ladon_storage.sources.rest.pagination import OffsetPagination
 from ladon_storage.sources.rest.source import RestApi, TimeParameter
-from ladon_storage.values import SourceId
+from ladon_storage.values import EPOCH, SourceId
 
 LONGEST_WINDOW = timedelta(days=120)
 
@@ -43,6 +44,8 @@ RATE = Rate(requests=5, seconds=30)
 RATE_WITH_KEY = Rate(requests=50, seconds=30)
 
 _FORM = "%Y-%m-%dT%H:%M:%S.000+00:00"
+_STEP = timedelta(seconds=1)
+"""The unit of that format."""
 
 
 class Nvd(SourceSettings):
@@ -112,11 +115,12 @@ class Nvd(SourceSettings):
 def _windows(
     start: datetime | None, until: datetime | None, now: datetime
 ) -> Iterator[tuple[datetime | None, datetime | None]]:
-    """Yield the ranges that together reach from ``start`` to ``until``, or to now."""
+    """Yield the ranges that together reach from ``start`` to ``until``, or to now, in seconds."""
     if start is None:  # the API takes both ends of a range, or none
         yield None, None
         return
     end = min(until, now) if until is not None else now
     if start < end:
-        for window in TimeRange(start, end).windows(LONGEST_WINDOW):
+        told = TimeRange(start - (start - EPOCH) % _STEP, end + (EPOCH - end) % _STEP)
+        for window in told.windows(LONGEST_WINDOW):
             yield window.start, window.end

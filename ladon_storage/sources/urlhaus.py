@@ -8,7 +8,8 @@
   missing.
 - The dump of 30 days, or a full answer of the API with its 1,000 addresses of 3 days, must reach
   back to the durable records: anything between is lost there, and the run fails. The records that
-  came are stored.
+  came are stored. A full answer may be cut between addresses of one second, so it must reach back
+  beyond that of the latest durable one.
 - abuse.ch requires the key in the path of newer addresses of dumps: ``{key}`` in the address is its
   placeholder, and only the placeholder is ever shown.
 """
@@ -201,17 +202,18 @@ class UrlHaus(SourceSettings):
 
     def _refuse_gap(self, span: _Span, durable: datetime) -> None:
         oldest, newest = span.oldest, span.newest
-        if oldest is None or newest is None or oldest <= durable:
+        if oldest is None or newest is None or oldest < durable:
             return
         gap = f"start at {oldest.isoformat()}, and the sink has them up to {durable.isoformat()}"
         limit = _LIMIT.search(self.url)
         most = min(API_LIMIT, int(limit[1])) if limit else API_LIMIT
         if self.via == "api" and span.items >= most:
+            rest = "" if oldest > durable else "; others of that time may be missing"
             raise self._error(
-                f"has only its last {span.items} addresses, which {gap}",
+                f"has only its last {span.items} addresses, which {gap}{rest}",
                 "collect once with via 'recent', which reaches further back",
             )
-        if self.via == "recent" and oldest > newest - _KEPT["recent"] + _MARGIN:
+        if self.via == "recent" and oldest > max(durable, newest - _KEPT["recent"] + _MARGIN):
             raise self._error(
                 f"has addresses that {gap}: it was cut off, or those in between are gone",
                 "collect it again when it is complete, or reset the watermark to "

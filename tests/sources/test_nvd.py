@@ -140,15 +140,38 @@ async def test_range_is_told_with_its_offset_encoded() -> None:
     assert "lastModEndDate=2024-01-01T00:03:00.000%2B00:00" in feed.requests[0].replace("%3A", ":")
 
 
-async def test_long_range_is_read_in_windows() -> None:
-    """No request spans more than 120 days, and no moment is left out."""
+@pytest.mark.parametrize("fraction", [timedelta(0), timedelta(microseconds=123_456)])
+async def test_long_range_is_read_in_windows(fraction: timedelta) -> None:
+    """No request spans more than 120 days, whole seconds or not, and no moment is left out."""
     days = [0, 119, 120, 121, 240, 299]
     service = Service(*(cve(n, -day * 1_440) for n, day in enumerate(days)))
     async with FeedServer(play=service) as feed:
-        found = await read(Nvd(url=feed.url), NOW - timedelta(days=300))
+        found = await read(Nvd(url=feed.url), NOW - timedelta(days=300) + fraction)
 
     assert sorted(set(found)) == ["0", "1", "2", "3", "4", "5"]
     assert len(feed.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (Answer(status=404, headers={"message": "the range is too long"}), "the range is too long"),
+        (Answer(b'{"error": "Result limit exceeded"}', status=404), "Result limit exceeded"),
+        (Answer(status=404), ""),
+    ],
+)
+async def test_range_that_is_refused_is_named(refusal: Answer, said: str) -> None:
+    """Smaller pages did not help, so the error says what was asked for, and what the API said."""
+    async with FeedServer(play=lambda _: refusal) as feed:
+        with pytest.raises(SourceError) as caught:
+            await read(Nvd(url=feed.url), NOW - timedelta(days=119))
+
+    assert (
+        "with lastModStartDate=2023-09-04T16:40:00.000+00:00 and "
+        "lastModEndDate=2024-01-01T16:40:00.000+00:00"
+    ) in str(caught.value)
+    assert said in str(caught.value)
+    assert not caught.value.transient
 
 
 @pytest.mark.parametrize(
@@ -158,6 +181,8 @@ async def test_long_range_is_read_in_windows() -> None:
         (None, NOW, 1),
         (NOW - timedelta(days=120), None, 1),
         (NOW - timedelta(days=120, seconds=1), None, 2),
+        (NOW - timedelta(days=360, microseconds=1), None, 4),
+        (NOW - timedelta(days=240), NOW - timedelta(days=120, microseconds=1), 1),
         (NOW - timedelta(days=500), NOW - timedelta(days=400), 1),
         (NOW - timedelta(days=1), NOW + timedelta(days=9), 1),
         (NOW + timedelta(days=1), None, 0),
@@ -172,8 +197,11 @@ def test_windows_follow_each_other(
     assert len(windows) == count
     if start is None or not windows:
         return
-    assert windows[0][0] == start
-    assert windows[-1][1] == min(until or NOW, NOW)
+    end = min(until or NOW, NOW)
+    assert windows[0][0]
+    assert windows[-1][1]
+    assert timedelta(0) <= start - windows[0][0] < timedelta(seconds=1)
+    assert timedelta(0) <= windows[-1][1] - end < timedelta(seconds=1)
     for (_, last), (first, _) in itertools.pairwise(windows):
         assert last == first
     for first, last in windows:

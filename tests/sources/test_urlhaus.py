@@ -431,6 +431,33 @@ async def test_full_answer_that_does_not_reach_back_fails(count: int, fails: boo
     assert "Collect once with via 'recent'" in str(caught.value)
 
 
+@pytest.mark.parametrize(("second", "fails"), [(1, True), (2, True), (3, False)])
+async def test_full_answer_reaches_back_beyond_the_durable_second(second: int, fails: bool) -> None:
+    """It may be cut between addresses of that second; a quiet feed's is full again, and fine."""
+    begin = utc("2026-02-05")
+    urls = [  # two of each second; of the seven newest one is alone, and its twin was cut off
+        found(number, f"{begin + timedelta(seconds=number // 2):%Y-%m-%d %H:%M:%S} UTC")
+        for number in range(12)
+    ]
+    storage, sink, failures = ScriptedStorage(now=utc_now), MemorySink(), list[str]()
+    async with FeedServer() as feed:
+        url = feed.at("urls/recent/limit/7/")
+        source = UrlHaus(via="api", url=url, key="ABUSE_KEY")
+        for count in (2 * second + 1, 12, 12):
+            newest = sorted(urls[:count], key=lambda each: (-(each["id"] // 2), each["id"]))
+            feed.play = Service(newest[:7])
+            try:
+                await run(source, sink, storage, run_id="r", clock=lambda: utc("2026-02-06"))
+            except SourceError as error:
+                failures.append(str(error))
+
+    assert len(failures) == (2 if fails else 0)
+    assert all(("others of that time may be missing" in each) is (second == 2) for each in failures)
+    assert (len({*sink.ids}) < len(urls)) is fails
+    success = storage.stored["urlhaus"].last_successful_timestamp
+    assert success == begin + timedelta(seconds=second if fails else 5)
+
+
 async def test_limit_in_the_address_is_that_of_the_answer() -> None:
     """A full answer of a hundred leaves as much out as one of a thousand."""
     urls: list[Any] = [found(n, f"2026-02-05 00:{n:02}:00 UTC") for n in range(50, 0, -1)]

@@ -120,8 +120,10 @@ class Reading(ABC):
             if self._numbers.filled and isinstance(paging, PageNumberPagination | OffsetPagination):
                 ends.update(paging.end_status, (BEYOND,), _DENIALS)
             smaller = set[int]()
-            if isinstance(paging, OffsetPagination) and self._learned.limit > SMALLEST_PAGE:
+            if isinstance(paging, OffsetPagination):
                 smaller = {*paging.too_large} - {*paging.end_status}
+                if self._learned.limit <= SMALLEST_PAGE:
+                    smaller &= _DENIALS  # another one may be tried again later
             asked = step
             if isinstance(paging, OffsetPagination) and self._learned.base:
                 asked = paging.skipping(step.number + self._learned.base, step.size)
@@ -129,10 +131,10 @@ class Reading(ABC):
                 asked, accept=ends | smaller, may_be_empty=self._numbers.filled > 0
             )
             status = got.answer.status
-            if status in smaller:
+            if status in smaller and self._learned.limit > SMALLEST_PAGE:
                 self._learned.limit = max(self._learned.limit // 2, SMALLEST_PAGE)
                 continue
-            if status in ends and not self._means_the_end(got):
+            if status in smaller - ends or (status in ends and not self._means_the_end(got)):
                 raise self._api.refusal(got)
             found = await self._api.keys(got.items)
             keys, ids = tuple(found), getattr(found, "ids", None)

@@ -248,14 +248,25 @@ class ApiRequests:
 
     def refusal(self, got: PageResponse) -> SourceError:
         """Return the error for an answer whose status does not allow reading to continue."""
+        asked = {**self.bounds["query"], **self.bounds["body"]}
+        sent = " and ".join(f"{name}={value}" for name, value in asked.items())
+        sent = f" with {sent}" if sent else ""
         if (limit := limit_named(got.answer)) is not None:
             return self.error(
-                f"answered {got.answer.status} for a page, and names a limit on what can be read: "
-                f"{self.http.quoted(limit, _LONGEST_REFUSAL)}",
+                f"answered {got.answer.status} for a page{sent}, and names a limit on what can be "
+                f"read: {self.http.quoted(limit, _LONGEST_REFUSAL)}",
                 "read less at a time, such as by a range or a filter"
                 + self._setting(
                     ", or set paging.only_declared and paging.end_status if no record is behind it"
                 ),
+            )
+        if got.answer.status in getattr(self.paging, "too_large", ()):
+            # Smaller pages did not help, so it is the range, or else; NVD says why in a header.
+            said = got.answer.headers.get("message")
+            return self.error(
+                f"answered {got.answer.status} to pages of any size{sent}"
+                + (f", and says {self.http.quoted(said, _LONGEST_REFUSAL)}" if said else ""),
+                "check the address, the key, and whether the API accepts the requested range",
             )
         return SourceError(
             f"Source {self.source_id!r} answered {got.answer.status} from "
