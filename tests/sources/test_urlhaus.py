@@ -566,6 +566,7 @@ class TestApiContract(SourceContract):
 
     step = timedelta(seconds=1)
     begin = SourceContract.begin.replace(microsecond=0)
+    most = urlhaus.API_LIMIT
 
     def unusable(self) -> object:
         return {"id": 9, "date_added": "soon"}

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Set
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from ladon_storage.testing import (
     crashes,
 )
 from ladon_storage.testing.contracts import sources
+from ladon_storage.testing.contracts.sink_records import Written, is_beyond
 from ladon_storage.testing.contracts.source_answers import BROKEN
 from ladon_storage.testing.contracts.sources import EAST, WEST
 from tests.documents import ROOT
@@ -204,6 +206,14 @@ class RoundingSink(OwnSink):
         return super()._insert(source_id, made)
 
 
+class DoubleSink(OwnSink):
+    """A sink that keeps what Python makes of JSON."""
+
+    def _insert(self, source_id: str, each: Record) -> bool:
+        parsed = json.dumps(json.loads(each.payload))
+        return super()._insert(source_id, replace(each, payload=parsed))
+
+
 class ShortSink(OwnSink):
     """A sink that cuts ids."""
 
@@ -300,6 +310,7 @@ def test_sink_that_looks_and_then_appends_fails(tmp_path: Path) -> None:
         (HastySink, "test_write_that_the_place_refuses_is_an_error"),
         (HastySink, "test_page_that_failed_can_be_written_again"),
         (RoundingSink, "test_row_has_what_the_source_gave"),
+        (DoubleSink, "test_row_has_what_the_source_gave"),
         (ShortSourceSink, "test_sources_whose_names_look_alike_are_different"),
         (FoldingSourceSink, "test_sources_whose_names_look_alike_are_different"),
         (CuttingSink, "test_instants_keep_their_microseconds_and_far_years"),
@@ -317,6 +328,27 @@ def test_sink_that_breaks_a_rule_fails_its_test(
     if rule == "test_versions_are_kept_by_the_rule_of_the_place":
         arguments += [[[("1", 1, "a")], [("1", 1, "b")]], "b"]
     fails(getattr(SinkContract(), rule), *arguments)
+
+
+def test_sink_that_cuts_digits_is_told_so(tmp_path: Path) -> None:
+    """The test shows the number that is there, and says what to store."""
+    contract: Any = SinkContract()
+    with pytest.raises(AssertionError, match=r"1\.2345678901234568e\+16 in the sink.*the text"):
+        contract.test_row_has_what_the_source_gave(place_of(tmp_path, DoubleSink))
+
+
+@pytest.mark.parametrize(
+    ("found", "is_right"),
+    [
+        (Decimal("12345678901234567.890"), True),  # as a numeric type of a database
+        (1.2345678901234568e16, True),  # whose parser has no more digits
+        (Written("12345678901234567.8"), False),
+        (12345678901234568, False),
+    ],
+)
+def test_number_beyond_a_double_is_compared_by_its_value(found: Any, is_right: bool) -> None:
+    """As exactly as the parser that a test reads its place with."""
+    assert is_beyond(found) is is_right
 
 
 def test_sink_that_cuts_long_ids_fails(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -35,6 +36,9 @@ LONG = (2_000, 70_000)
 DIGITS = [52.520008123, 0.1 + 0.2, -122.41941550000001]
 """Numbers of 11 to 17 digits; a double has them all, and neither six nor 15 digits are enough."""
 
+BEYOND = "12345678901234567.89"
+"""A number with more digits than a double has."""
+
 MANY = 12_000
 """The records of a page of a quick source; some databases take 1,000 at once, or 10,000."""
 
@@ -44,6 +48,33 @@ PATIENCE_SECONDS = 5
 
 class Instant(datetime):
     """An instant of another library: a subclass, as pendulum's, pandas' and freezegun's."""
+
+
+class Written(float):
+    """A parsed number that has its text as well, with the digits that a double lacks."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+@contextlib.contextmanager
+def written_numbers() -> Iterator[None]:
+    """Let ``json.loads`` return numbers with their texts, where it is called with a text alone."""
+    loads = json.loads
+
+    def parsed(text: Any, **options: Any) -> Any:
+        return loads(text, **(options or {"parse_float": Written}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json, "loads", parsed)
+        yield
+
+
+def is_beyond(found: Any) -> bool:
+    """Return whether a number is `BEYOND`, as exactly as the parser of a place shows it."""
+    if type(found) is float:
+        return found == float(BEYOND)
+    return Decimal(getattr(found, "text", str(found))) == Decimal(BEYOND)
 
 
 def unstorable(record_id: str) -> Record:
@@ -108,13 +139,22 @@ class RecordRules:
     async def test_row_has_what_the_source_gave(self, place: SinkPlace) -> None:
         """Id, version, time and content of a record belong together."""
         made = Record.of("1", at(1), {"b": [1.0, None, {"c": "é"}, *DIGITS], "a": 10**20})
-        await place.write([record("1", 0), made])
+        exact = Record("2", at(2), f'{{"value": "a", "amount": {BEYOND}}}', "v")
+        await place.write([record("1", 0), made, exact])
 
-        [row] = [row for row in place.rows() if row.version == made.version]
+        with written_numbers():
+            rows = place.rows()
+        [row] = [row for row in rows if row.version == made.version]
         assert (row.record_id, row.timestamp, row.is_removed) == ("1", at(1), False)
         assert json.dumps(row.payload) == (
             '{"b": [1.0, null, {"c": "\\u00e9"}, 52.520008123, 0.30000000000000004, '
             '-122.41941550000001], "a": 100000000000000000000}'
+        )
+        [amount] = [row.payload["amount"] for row in rows if row.record_id == "2"]
+        assert is_beyond(amount), (
+            f"the number {BEYOND} of a payload is {getattr(amount, 'text', amount)} in the sink. "
+            "Store the text of the payload as it is: `json.loads` and a column of doubles cut "
+            "digits."
         )
 
     async def test_any_text_survives(self, place: SinkPlace) -> None:

@@ -34,6 +34,9 @@ BROKEN = {
 The contract puts the last one into the document that the API has around its list.
 """
 
+PASSING = ("an error", "too many requests", "an answer that is cut off", "JSON that is cut off")
+"""Those after which a source tries again, by what it sees: a status, a connection, a document."""
+
 MAY_END = (NOT_FOUND, NULL_LIST)
 """Those that some APIs end with: a source that has all records by then may believe them."""
 

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -22,18 +23,31 @@ from ladon_storage.testing.contracts.source_answers import (
     BROKEN,
     MAY_END,
     NULL_LIST,
+    PASSING,
     SIGN_IN,
     is_own,
     with_null,
     with_text,
 )
 from ladon_storage.testing.contracts.source_versions import versions_elsewhere
-from ladon_storage.testing.doubles import LatestSink, ScriptedStorage
+from ladon_storage.testing.doubles import LatestSink, RememberingSink, ScriptedStorage
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from ladon_storage.values import check_source_id
 
-EAST, WEST = "LOCAL-05:45", "LOCAL+05:45"
-"""Zones where a range in local time, read as UTC, begins too late, and where it ends too early."""
+EAST, WEST = "LOCAL-13:45", "LOCAL+13:45"
+"""Zones where a range in local time, read as UTC, begins too late, and where it ends too early.
+
+They are so far from UTC that their dates at `begin` are other ones than its own.
+"""
+
+SIZES = (9, 101, 2_001)
+"""The numbers of items of which the first one that fills more than one page is taken."""
+
+POSITIONS = 5
+"""The number of requests of a reading, about, at which its answers are broken."""
+
+QUICK_SECONDS = 2
+"""How long it may take to read several pages which many tests read; a source may limit its rate."""
 
 PATIENCE_SECONDS = 5
 """How long a reading of a broken feed may take: a source that waits until it works is right."""
@@ -54,6 +68,7 @@ class SourceFeed(FeedServer):
         self._respond = respond
         self._broken: Answer | None = None
         self._whole = 0
+        self._times: int | None = None
 
     def read(self) -> list[Any]:
         """Return the items, for a source that does not read over HTTP.
@@ -61,23 +76,47 @@ class SourceFeed(FeedServer):
         Raises:
             ConnectionError: The feed is broken.
         """
-        if self._broken is not None and not self._whole:
+        if self._next_broken() is not None:
             raise ConnectionError("the feed is broken")
-        self._whole -= self._broken is not None
         return list(self.items)
 
-    def break_down(self, answer: Answer, after: int = 0) -> None:
-        """Give this answer to each request after the next ``after`` ones."""
-        self._broken, self._whole = answer, after
+    def break_down(self, answer: Answer, after: int = 0, times: int | None = None) -> None:
+        """Give this answer to each request after the next ``after`` ones, or to so many of them."""
+        self._broken, self._whole, self._times = answer, after, times
+
+    def _next_broken(self) -> Answer | None:
+        """Return the broken answer of the next request; ``None``: it is answered."""
+        if self._broken is None or self._times == 0:
+            return None
+        if self._whole:
+            self._whole -= 1
+            return None
+        if self._times is not None:
+            self._times -= 1
+        return self._broken
 
     def _play(self, request: Asked) -> Answer:
         if self._broken is not None and request.path == SIGN_IN:
             return BROKEN["a page for people"]
-        if self._broken is not None and not self._whole:
-            return self._broken
-        self._whole -= self._broken is not None
+        if broken := self._next_broken():
+            return broken
         self.answers.append(self._respond(request, list(self.items)))
         return self.answers[-1]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The number of items that fill several pages, and what a reading of so many left out.
+
+    It is the least number where the API has no pages, or where reading several takes long.
+    """
+
+    several: int = SIZES[0]
+    missing: int = 0
+    items: int = 0
+
+
+_extents: dict[type, Extent] = {}
 
 
 @in_event_loops
@@ -108,6 +147,9 @@ class SourceContract:
     ends_with: Collection[str] = ()
     """The kinds of `BROKEN` answers that the API means, such as ``"not found"`` behind the last
     page. Those that `answer` gives need not be named."""
+    most = SIZES[-1]
+    """The most items that a test gives the API. Take fewer where the API lists so many at most, as
+    the newest hundred, and has no page with the others."""
 
     def new_source(self, feed: SourceFeed) -> Any:
         """Return a new source that reads the feed, in pages of few items if it has pages."""
@@ -180,6 +222,42 @@ class SourceContract:
         ids = {self.record_id(number) for number in range(len(steps))}
         assert {each.record_id for each in records} == ids
 
+    async def test_every_item_of_several_pages_is_read(self) -> None:
+        """Also where a page has many: ever more items are read, until the API has two pages."""
+        extent = _extents[type(self)] = await self._measured()
+        assert not extent.missing, (
+            f"{extent.missing} of {extent.items} items were not read, and the source raised no "
+            "error. Read on until the API has no more. If the API lists fewer at most, set `most`."
+        )
+
+    async def _extent(self) -> Extent:
+        """Return how many items fill several pages, measured once for the tests of a class."""
+        if type(self) not in _extents:
+            _extents[type(self)] = await self._measured()
+        return _extents[type(self)]
+
+    async def _measured(self) -> Extent:
+        requests, began = 0, time.monotonic()
+        for number in (1, *sorted({min(each, self.most) for each in SIZES})):
+            try:
+                ids = {self.record_id(n) for n in range(number)}
+                if len(ids) < number:  # the test has not so many
+                    break
+                # Pairs of one instant, of which the end of a page parts some.
+                async with self.feed(self.items(*((n + 1) // 2 for n in range(number)))) as feed:
+                    read = records_of(await self.read(self.new_source(feed)))
+            except Exception:  # the engine fails with any; or the test has not so many
+                break
+            if missing := len(ids - {each.record_id for each in read}):
+                return Extent(missing=missing, items=number)
+            if number > 1 and len(feed.asks) > requests:
+                is_quick = time.monotonic() - began < QUICK_SECONDS
+                return Extent(number) if is_quick else Extent()
+            requests = len(feed.asks)
+            if not requests:  # it does not read over HTTP
+                break
+        return Extent()
+
     async def test_timestamps_are_those_of_the_items(self) -> None:
         """They are aware, and neither rounded up nor read in another zone, as this machine's."""
         steps = [1, 2, 5]
@@ -196,14 +274,24 @@ class SourceContract:
         """The start is included: of several items of one instant, some may not be stored yet."""
         async with self.feed(self.items(1, 3, 3, 5)) as feed:
             records = records_of(await self.read(self.new_source(feed), self.at(3)))
-        assert {each.record_id for each in records} >= {self.record_id(n) for n in (1, 2, 3)}
+        missing = {self.record_id(n) for n in (1, 2, 3)} - {each.record_id for each in records}
+        assert not missing, (
+            f"{sorted(missing)} are not before the start, and were not read. Ask for the start "
+            "itself, rounded down where the API has whole seconds or days, and in the zone that "
+            "the API reads it in, as UTC: `start.astimezone()` is this machine's, with its date."
+        )
 
     @pytest.mark.parametrize("zone", [EAST, WEST], ids=["east of UTC", "west of UTC"])
     async def test_range_is_half_open(self, zone: str) -> None:
         """All items of ``start <= timestamp < until`` are read; others may be as well."""
         async with self.feed(self.items(1, 2, 3, 4, 5), zone) as feed:
             records = records_of(await self.read(self.new_source(feed), self.at(2), self.at(4)))
-        assert {each.record_id for each in records} >= {self.record_id(n) for n in (1, 2)}
+        missing = {self.record_id(n) for n in (1, 2)} - {each.record_id for each in records}
+        assert not missing, (
+            f"{sorted(missing)} are in the range, and were not read. Ask for its bounds in the "
+            "zone that the API reads them in, as UTC, and for the end rounded up: more may be "
+            "read, not less."
+        )
 
     async def test_reading_again_yields_the_same_versions(self) -> None:
         """By the same source and by another one; also after a reading that was left early."""
@@ -253,20 +341,21 @@ class SourceContract:
         """The pages behind it are read as well, or the reading fails."""
         if self.unusable() is None:
             pytest.skip("the source has no unusable items")
-        first, *rest = self.items(1, *range(11, 14))
-        async with self.feed([first, *self._unusable_items(), *rest]) as feed:
+        last = 2 + (await self._extent()).several
+        first, *rest = self.items(1, *range(last, last + 3))
+        async with self.feed([first, *self._unusable_items(last), *rest]) as feed:
             try:
                 records = records_of(await self.read(self.new_source(feed)))
             except Exception:  # the engine fails with any
                 return
         assert {each.record_id for each in records} >= {self.record_id(n) for n in range(4)}
 
-    def _unusable_items(self) -> list[Any]:
+    def _unusable_items(self, end: int) -> list[Any]:
         """Return enough of them for a page: with a time, by which an API may have an order."""
         try:
-            return [self.item("", self.at(steps), f"{steps}") for steps in range(2, 11)]
+            return [self.item("", self.at(steps), f"{steps}") for steps in range(2, end)]
         except Exception:  # its ids are never empty
-            return [self.unusable()] * 9
+            return [self.unusable()] * (end - 2)
 
     async def test_item_that_is_no_object_is_rejected(self) -> None:
         """It is not left out without a word, among items that are objects in JSON."""
@@ -315,12 +404,11 @@ class SourceContract:
     @pytest.mark.parametrize("kind", BROKEN)
     async def test_broken_answer_in_the_middle_is_an_error(self, kind: str) -> None:
         """Whichever request it is the answer of: a short list would lose the rest."""
-        async with self.feed(self.items(*range(1, 10))) as feed:
-            await self.read(self.new_source(feed))
-        if len(feed.asks) < 2:
+        number, requests, feed = await self._read_whole()
+        if requests < 2:
             return
         answer = self._broken(kind, feed, feed.answers)
-        for after in range(1, len(feed.asks)):
+        for after in sorted({*range(1, requests, -(-requests // POSITIONS)), requests - 1}):
             async with self.feed(feed.items) as broken:
                 broken.break_down(answer, after)
                 try:
@@ -330,14 +418,49 @@ class SourceContract:
                     if patience.expired():
                         return
                     continue
-            missing = {self.record_id(n) for n in range(9)} - {
-                each.record_id for each in records_of(pages)
-            }
-            if missing or kind not in MAY_END:
+            if self._missing(number, pages) or kind not in MAY_END:
                 pytest.fail(
                     f"{kind} was read as the end; if the API ends so, let `answer` play that, or "
                     "name it in `ends_with`"
                 )
+
+    async def test_answer_that_is_broken_once_loses_nothing(self) -> None:
+        """A source that tries again asks for the same page; one that does not raises."""
+        number, requests, feed = await self._read_whole()
+        after = requests // 2
+        with stamina.set_testing(True, attempts=2), suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):  # it may wait before it tries again
+                for kind in PASSING if requests else PASSING[:1]:
+                    try:
+                        answer = self._broken(kind, feed, feed.answers)
+                    except pytest.skip.Exception:
+                        continue
+                    async with self.feed(feed.items) as broken:
+                        broken.break_down(answer, after, times=1)
+                        try:
+                            pages = await self.read(self.new_source(broken))
+                        except Exception:  # the engine fails with any
+                            continue
+                    missing = self._missing(number, pages)
+                    # The engine fails as well where nothing is usable.
+                    if missing and (records_of(pages) or not any(each.rejects for each in pages)):
+                        pytest.fail(
+                            f"{kind} was the answer to request {after + 1} alone, and "
+                            f"{len(missing)} of {number} items were left out without an error. Ask "
+                            "for the same page again, or raise; go on only after an answer."
+                        )
+
+    async def _read_whole(self) -> tuple[int, int, SourceFeed]:
+        """Read several pages, and return the numbers of items and of requests, and the feed."""
+        number = (await self._extent()).several
+        async with self.feed(self.items(*range(1, number + 1))) as feed:
+            await self.read(self.new_source(feed))
+        return number, len(feed.asks), feed
+
+    def _missing(self, number: int, pages: Sequence[Page]) -> set[str]:
+        """Return the ids of so many items that pages have not."""
+        read = {each.record_id for each in records_of(pages)}
+        return {self.record_id(n) for n in range(number)} - read
 
     def _broken(self, kind: str, feed: SourceFeed, given: list[Answer]) -> Answer:
         """Return the broken answer of a kind to what a feed was asked; skip what the API means."""
@@ -356,7 +479,7 @@ class SourceContract:
 
     async def test_declared_order_is_kept(self) -> None:
         """No record on a later page is older than one on an earlier page."""
-        steps = list(range(1, 10))
+        steps = list(range(1, 1 + (await self._extent()).several))
         random.Random(1).shuffle(steps)
         async with self.feed(self.items(*steps)) as feed:
             source = self.new_source(feed)
@@ -397,6 +520,38 @@ class SourceContract:
             assert (third.records_new, third.records_changed) == (2, 1)
             fourth = await collect()
             assert fourth.records_written == 0
+
+    async def test_next_run_reads_what_a_failed_one_did_not_store(self) -> None:
+        """What was read is not durable yet: where to go on says ``start``, and no state beside it.
+
+        The next run has the same object, or a new one as in a new process.
+        """
+        now = self.at(100)
+        storage, sink = ScriptedStorage(now=lambda: now), RememberingSink()
+        async with self.feed(self.items(10)) as feed:
+            source = self.new_source(feed)
+
+            async def collect() -> None:
+                run_id = f"run-{len(storage.updates)}"
+                await run(source, sink, storage, run_id=run_id, clock=lambda: now)
+
+            await collect()
+            for number, kind in enumerate(("the same source", "a new source"), 1):
+                await collect()
+                feed.items.append(self.item(self.record_id(number), self.at(10 + number), "a"))
+                sink.script.append(OSError("the disk is full"))
+                with suppress(OSError):
+                    await collect()
+                sink.script.clear()
+                if kind == "a new source":
+                    source = self.new_source(feed)
+                await collect()
+                assert self.record_id(number) in sink.ids, (
+                    f"{kind} did not read again what the run before it read and could not store. "
+                    "Go on from `start`, which is behind what is durable. A token or validator of "
+                    "the API that is kept belongs to the start that it leads on from: use it for "
+                    "no earlier one."
+                )
 
 
 @contextmanager
