@@ -86,6 +86,7 @@ def backfill(
             ("windows", f"{report.windows:,}{before}"),
             ("read", f"{report.records_read:,}"),
             ("new or changed", f"{report.records_written:,}"),
+            ("older than in the sink", f"{report.records_superseded:,}"),
         ]
     )
 

@@ -73,6 +73,7 @@ def _show(report: Reconciliation) -> None:
             ("source", report.source_id),
             ("missed", f"{report.missed:,} of {report.due:,} ({report.rate:.2%})"),
             ("changed since", f"{report.changed:,}"),
+            ("older than in the sink", f"{report.superseded:,}"),
             ("new, for the next run", f"{report.early:,}"),
             ("watermark", instant_or_never(report.watermark)),
         ]
@@ -80,6 +81,7 @@ def _show(report: Reconciliation) -> None:
     for title, count, ids in (
         ("Missed", report.missed, report.missed_ids),
         ("Changed", report.changed, report.changed_ids),
+        ("Older than in the sink", report.superseded, report.superseded_ids),
     ):
         if ids:
             print_heading(f"{title} (the first {len(ids)} of {count:,})")

@@ -23,6 +23,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
 
+from ladon_storage.collection.findings import warn_of_superseded
 from ladon_storage.collection.foreign_errors import Entered
 from ladon_storage.collection.lease import SourceLease
 from ladon_storage.collection.ledger import Counts, ExtractionResult
@@ -157,6 +158,8 @@ async def backfill(
         await job.read(workers)
         if lease is not None:
             await _hand_over(source, sink, lease, progress, job.counts)
+        else:
+            warn_of_superseded(source, job.counts.records_superseded, job.superseded_since)
     return BackfillReport(
         source_id=source.source_id,
         since=progress.start,
@@ -210,6 +213,7 @@ class _Backfill:
         every: list[TimeRange],
     ) -> None:
         self.counts = Counts()
+        self.superseded_since: datetime | None = None
         self.collect_batch: CollectBatch | None = None
         self._source = source
         self._sink = sink
@@ -311,6 +315,8 @@ class _Backfill:
 
     async def _note(self, part: TimeRange, collected: ExtractionResult) -> None:
         self.counts += collected
+        times = [self.superseded_since, collected.superseded_since]
+        self.superseded_since = min((each for each in times if each is not None), default=None)
         await self._progress.finished(part, collected.candidate, self.counts.records_written)
 
     async def _tell(self) -> None:

@@ -117,7 +117,7 @@ class Extraction:
         )
         self._ignores_range = getattr(source, "ignores_range", source.overlap is None)
         self._vanished = Vanished(source, sink, start, run, lease)
-        self._reversions = Reversions.of(sink, is_needed=lease is not None)
+        self._reversions = Reversions.of(sink, may_revert=lease is not None)
         self._checkpointed = time.monotonic()
         self._watermark = lease.before if lease else None
         self._began = run.clock()
@@ -196,6 +196,9 @@ class Extraction:
             gap=start.gap,
             sink_behind=start.sink_behind,
             candidate=None if candidate == EMPTY_WATERMARK else candidate,
+            records_superseded=self._reversions.superseded,
+            superseded_ids=self._reversions.superseded_ids,
+            superseded_since=self._reversions.superseded_since,
             **counts.as_fields(),
         )
 

@@ -113,6 +113,26 @@ def warn(source: Source, counts: ExtractionCounts, reversions: Reversions) -> No
         )
 
 
+def warn_of_superseded(source: Source, count: int, since: datetime | None) -> None:
+    """Log that a reading beside the regular runs delivered older versions than the sink's."""
+    if not count:
+        return
+    back = (
+        ""
+        if source.overlap is None
+        else (
+            f"reset the watermark to before {since.isoformat()} and " if since else "reset it and "
+        )
+    )
+    tell(
+        logging.WARNING,
+        source,
+        f"Source {source.source_id!r} delivered {count:,} record{'s' * (count != 1)} in an older "
+        f"version than the sink has, which stays. If the source went back to it, {back}collect: "
+        "a regular run makes current what the source says last.",
+    )
+
+
 def warn_of_clock(source: Source, horizon: datetime) -> None:
     """Log that a source's clock is far behind, and holds its watermark back."""
     tell(

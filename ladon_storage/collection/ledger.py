@@ -50,6 +50,8 @@ class Counts(BaseModel):
         records_skipped: The records outside a backfill's range, or before a first collection's.
         records_in_future: The records from the future, beyond the allowed skew.
         records_removed: The records that the source no longer lists.
+        records_superseded: The records of which the sink keeps a later version than the source
+            delivered: a part of the known and the changed ones.
 
     >>> (Counts(records_new=2) + Counts(records_new=1, records_changed=3)).records_written
     6
@@ -66,6 +68,7 @@ class Counts(BaseModel):
     records_skipped: int = 0
     records_in_future: int = 0
     records_removed: int = 0
+    records_superseded: int = 0
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -116,9 +119,17 @@ class Ledger(Counts):
 
 
 class ExtractionResult(Ledger):
-    """The result of an extraction; ``candidate`` is the possible next watermark."""
+    """The result of an extraction, with what does not belong into its ledger.
+
+    Args:
+        candidate: The possible next watermark.
+        superseded_ids: The first ids of the superseded records.
+        superseded_since: A timestamp that is not after any of them.
+    """
 
     candidate: datetime | None = None
+    superseded_ids: tuple[str, ...] = ()
+    superseded_since: datetime | None = None
 
 
 OnProgress = Callable[[ExtractionResult], Awaitable[None]]

@@ -15,6 +15,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
+from ladon_storage.collection.findings import warn_of_superseded
 from ladon_storage.collection.foreign_errors import Entered
 from ladon_storage.collection.ledger import Ledger, OnProgress
 from ladon_storage.collection.protocols import (
@@ -33,12 +34,10 @@ from ladon_storage.collection.protocols import (
 )
 from ladon_storage.collection.ranges import TimeRange
 from ladon_storage.collection.records import Page
+from ladon_storage.collection.reversions import NAMED
 from ladon_storage.collection.run import ExtractCallable, beside_runs, extract
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import collected_up_to
-
-NAMED = 100
-"""The number of ids in a report, each of missed and of changed records."""
 
 
 class Reconciliation(BaseModel):
@@ -52,9 +51,11 @@ class Reconciliation(BaseModel):
         due: The number of delivered records that should have been there.
         missed: The number of them of which the sink had no version.
         changed: The number of records in another version than the sink had.
+        superseded: The number of records in an older version than the sink has, which keeps it.
         early: The number of records that the next regular run reads anyway.
         missed_ids: The first ids of the missed records.
         changed_ids: The first ids of the changed records.
+        superseded_ids: The first ids of the superseded records.
         ledger: The request and the results of the reading.
     """
 
@@ -67,9 +68,11 @@ class Reconciliation(BaseModel):
     due: int
     missed: int
     changed: int
+    superseded: int
     early: int
     missed_ids: tuple[str, ...]
     changed_ids: tuple[str, ...]
+    superseded_ids: tuple[str, ...]
     ledger: Ledger
 
     @computed_field  # type: ignore[prop-decorator]
@@ -194,6 +197,7 @@ async def reconcile(
     comparing = ComparingSink(sink, horizon)
     this = Run(run_id, limits, clock, on_progress, asked=asked, stored=asked)
     collected = await beside_runs(extract, storage)(source, comparing, this)
+    warn_of_superseded(source, collected.records_superseded, collected.superseded_since)
     return Reconciliation(
         source_id=source.source_id,
         run_id=run_id,
@@ -202,9 +206,11 @@ async def reconcile(
         due=comparing.due,
         missed=comparing.missed,
         changed=comparing.changed,
+        superseded=collected.records_superseded,
         early=comparing.early,
         missed_ids=tuple(comparing.missed_ids),
         changed_ids=tuple(comparing.changed_ids),
+        superseded_ids=collected.superseded_ids,
         ledger=Ledger(**collected.as_fields()),
     )
 

@@ -3,12 +3,17 @@
 A sink does not replace a version by an older one, since a page may be replayed. Only the end of a
 run shows whether the source went back: then the last version of an id is one that the sink passed
 over. A listing that has an id twice has not gone back, whatever the order of the two.
+
+A reading beside the regular runs only counts them: it may have read a part of a record's versions,
+and does not hold the source.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from datetime import datetime
+from itertools import islice
 
 from ladon_storage.collection.protocols import Sink, SupportsReversion, supports
 from ladon_storage.collection.records import Columns, Record
@@ -19,12 +24,16 @@ MAX_IDS = 2**18
 MAX_REVERSIONS = 10_000
 """The most records of one run that wait for its end; the following runs handle the others."""
 
+NAMED = 100
+"""The number of ids in a report, of each kind of records."""
+
 
 class Reversions:
     """The records of one run to which its source may have gone back.
 
     Args:
-        sink: The sink that makes them current again; ``None`` if it cannot do that, or need not.
+        sink: The sink that makes them current again; ``None`` if it cannot do that, or must not:
+            they are only counted.
     """
 
     def __init__(self, sink: SupportsReversion | None) -> None:
@@ -35,13 +44,13 @@ class Reversions:
         looked up, and a set is the most expensive part of this class."""
         self._waiting: dict[str, Record] = {}
         self._left: set[int] = set()
-        self.unknown = 0
-        """The number of possible reversions that came after the remembered ids."""
+        self._oldest: datetime | None = None
+        self._unknown = 0
 
     @classmethod
-    def of(cls, sink: Sink, *, is_needed: bool) -> Reversions:
-        """Return the reversions of a run into a sink; inactive if the sink lacks support."""
-        return cls(sink if is_needed and supports(sink, SupportsReversion) else None)
+    def of(cls, sink: Sink, *, may_revert: bool) -> Reversions:
+        """Return the reversions of a run into a sink; only counted if the sink lacks support."""
+        return cls(sink if may_revert and supports(sink, SupportsReversion) else None)
 
     @property
     def records(self) -> list[Record]:
@@ -51,18 +60,36 @@ class Reversions:
     @property
     def are_pending(self) -> bool:
         """Whether a record must still become current."""
-        return bool(self._waiting or self._left)
+        return self._sink is not None and bool(self._waiting or self._left)
 
     @property
     def left(self) -> int:
         """The number of reversions beyond those that may wait."""
-        return len(self._left)
+        return len(self._left) if self._sink is not None else 0
+
+    @property
+    def unknown(self) -> int:
+        """The number of possible reversions that came after the remembered ids."""
+        return self._unknown if self._sink is not None else 0
+
+    @property
+    def superseded(self) -> int:
+        """The number of records of which the sink keeps a later version than the source's last."""
+        return len(self._waiting) + len(self._left) + self._unknown
+
+    @property
+    def superseded_ids(self) -> tuple[str, ...]:
+        """The first ids of those records."""
+        return tuple(islice(self._waiting, NAMED))
+
+    @property
+    def superseded_since(self) -> datetime | None:
+        """A timestamp that is not after any of those records; ``None``: there are none."""
+        return self._oldest if self.superseded else None
 
     def note(self, delivered: Sequence[Record], superseded: Sequence[Record]) -> None:
         """Note the records that were delivered together, and those that the sink passed over."""
-        if self._sink is None:
-            return
-        if superseded or self.are_pending:
+        if superseded or self._waiting or self._left:
             self._note_passed(delivered, superseded)
         self._remember(delivered)
 
@@ -82,6 +109,7 @@ class Reversions:
                 self._left.discard(number)
             elif record_id in self._waiting:
                 self._waiting[record_id] = record
+                self._see_time(record)
             elif number not in before:
                 self._wait(record, is_full=is_full)
 
@@ -100,9 +128,13 @@ class Reversions:
             self._delivered, self._hashes = set(self._hashes), array("q")
         return self._delivered
 
+    def _see_time(self, record: Record) -> None:
+        self._oldest = min(self._oldest or record.timestamp, record.timestamp)
+
     def _wait(self, record: Record, *, is_full: bool) -> None:
+        self._see_time(record)
         if is_full:
-            self.unknown += 1
+            self._unknown += 1
         elif len(self._waiting) < MAX_REVERSIONS:
             self._waiting[record.record_id] = record
         else:
@@ -114,4 +146,6 @@ class Reversions:
         A sink does not count versions that it stored in this run already, behind the current one.
         """
         assert self._sink is not None  # noqa: S101 - nothing waits without one
-        return await self._sink.revert(source_id, self.records, run_id=run_id)
+        changed = await self._sink.revert(source_id, self.records, run_id=run_id)
+        self._waiting.clear()
+        return changed

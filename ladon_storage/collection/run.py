@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from ladon_storage.collection.extraction import Extraction
-from ladon_storage.collection.findings import tell
+from ladon_storage.collection.findings import tell, warn_of_superseded
 from ladon_storage.collection.foreign_errors import (
     Entered,
     cancellations_checked,
@@ -53,6 +53,7 @@ from ladon_storage.models import Watermark, WatermarkStatus, meant
 logger = logging.getLogger(__name__)
 
 _NOTHING_YET = ExtractionResult()
+_NOT_KEPT = ExtractionResult.model_fields.keys() - Ledger.model_fields.keys()
 
 MOST_READINGS = 3
 """The most readings of a range, until a reading beside the regular runs gives up being alone."""
@@ -146,7 +147,9 @@ def beside_runs(extract: ExtractCallable, storage: WatermarkStore) -> ExtractCal
                 "time, and may have been collected by regular runs meanwhile: a record may have an "
                 "earlier content. Read it again while no regular run does.",
             )
-        return collected.model_copy(update=dict(counts))
+        # What the sink keeps is what the last reading says, and no sum.
+        counted = {**dict(counts), "records_superseded": collected.records_superseded}
+        return collected.model_copy(update=counted)
 
     return extract_beside
 
@@ -231,6 +234,7 @@ async def run(
         if asked.is_bounded:
             extract = beside_runs(extract, storage)
             collected = await extract(source, sink, replace(this, asked=asked, stored=asked))
+            warn_of_superseded(source, collected.records_superseded, collected.superseded_since)
             return _report(source, run_id, collected, began, backfill=True)
         lease = SourceLease(storage, source.source_id, this)
         if not await lease.read():
@@ -293,7 +297,7 @@ def _kept(collected: ExtractionResult, source: Source, reading_digest: object) -
     """Return the ledger in the form that the service stores, with the numbers of its metrics."""
     late = collected.lateness.quantile(0.99)
     return {
-        **collected.model_dump(mode="json", exclude={"candidate"}, exclude_none=True),
+        **collected.model_dump(mode="json", exclude=_NOT_KEPT, exclude_none=True),
         **({} if late is None else {"lateness_p99_seconds": late.total_seconds()}),
         **({"overlap_seconds": source.overlap.total_seconds()} if source.overlap else {}),
         **({"reading_digest": reading_digest} if isinstance(reading_digest, str) else {}),

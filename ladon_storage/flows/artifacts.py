@@ -321,6 +321,7 @@ def ledger_facts(ledger: Ledger) -> list[tuple[str, str]]:
     ]
     facts += [
         ("removed at the source", f"{ledger.records_removed:,}"),
+        ("older than in the sink, which keeps its version", f"{ledger.records_superseded:,}"),
         ("from the future, only stored", f"{ledger.records_in_future:,}"),
     ]
     if ledger.sink_behind is not None:

@@ -81,9 +81,10 @@ async def reconcile(
 
 def summary(report: Reconciliation) -> str:
     """Return the result in one line."""
+    older = f", {report.superseded:,} older than in the sink" if report.superseded else ""
     return (
         f"{report.missed:,} of {report.due:,} missed ({report.rate:.2%}), "
-        f"{report.changed:,} changed since"
+        f"{report.changed:,} changed since{older}"
     )
 
 
@@ -119,6 +120,7 @@ def _page(report: Reconciliation) -> str:
     for title, count, ids in (
         ("Missed", report.missed, report.missed_ids),
         ("Changed", report.changed, report.changed_ids),
+        ("Older than in the sink", report.superseded, report.superseded_ids),
     ):
         if ids:
             shown = f"the first {len(ids)} of {count:,}" if count > len(ids) else f"{count:,}"

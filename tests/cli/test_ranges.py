@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -28,6 +30,36 @@ async def test_backfill_resumes_after_its_last_window(ladon: Command) -> None:
     assert first.json["records_skipped"] == 2  # what came on the 9th, in each window
     assert re.search(r"windows +2, 2 of them by an earlier backfill", second.out)
     assert (await ladon.later("watermarks", "show", "kev")).code == 3
+
+
+async def test_record_that_went_back_is_told_until_a_run_from_before_it(ladon: Command) -> None:
+    """Both commands count it and say what to do, and what they say makes it current."""
+    rows = [("1", "2024-01-05", "new"), ("2", "2024-02-01", "x")]
+    with closing(sqlite3.connect("app.db")) as app, app:
+        app.execute("CREATE TABLE log (id TEXT PRIMARY KEY, updated_at TEXT, note TEXT)")
+        app.executemany("INSERT INTO log VALUES (?, ?, ?)", rows)
+    ladon.write(
+        "ladon.toml",
+        '[storage]\nurl = "sqlite:///ladon.db"\n[sinks.records]\nurl = "sqlite:///records.db"\n'
+        '[sources.log]\nkind = "sql"\nurl = "sqlite:///app.db"\ntable = "log"\n',
+    )
+    assert (await ladon.later("collect", "log")).code == 0
+    with closing(sqlite3.connect("app.db")) as app, app:
+        app.execute(
+            "UPDATE log SET updated_at = '2024-01-03T12:00:00', note = 'old' WHERE id = '1'"
+        )
+
+    found = await ladon.later("reconcile", "log")
+    backfill = await ladon.later("backfill", "log", "2024-01-02", "2024-01-05")
+    for each in (found, backfill):
+        assert re.search(r"older than in the sink +1\n", each.out)
+        assert "reset the watermark to before 2024-01-03T12:00:00+00:00 and collect" in each.err
+    assert found.out.rstrip().endswith("id\n1")
+    reset = await ladon.later("watermarks", "reset", "log", "2024-01-02", "--reason", "put back")
+    assert reset.code == 0
+    assert (await ladon.later("collect", "log")).code == 0
+    found = await ladon.later("reconcile", "log", "--json")
+    assert (found.json["superseded"], found.json["superseded_ids"]) == (0, [])
 
 
 async def test_first_collection_by_windows_goes_over_into_collect(ladon: Command) -> None:

@@ -29,6 +29,7 @@ from ladon_storage.errors import (
 )
 from ladon_storage.testing.clock import FakeClock
 from ladon_storage.testing.doubles import (
+    LatestSink,
     MemorySink,
     RememberingSink,
     ScriptedStorage,
@@ -530,3 +531,27 @@ async def test_gaps_beyond_the_ledger_s_room_are_read_again() -> None:
     await other.read()
     assert len(other.parts) == MAX_PARTS + 1
     assert other.reached == START + 2 * DAY
+
+
+@pytest.mark.parametrize("first_collection", [False, True])
+async def test_versions_older_than_the_sinks_are_counted_over_all_windows(
+    first_collection: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are told once, with the first of their times; to a first collection none went back."""
+
+    class Old(Archive):
+        """A source with a version of each day that is older than the sink's."""
+
+        async def pages(self, start: datetime | None, until: datetime | None) -> Any:
+            async for page in super().pages(start, until):
+                yield Page([record(each.record_id, 5, "old") for each in page.records])
+
+    sink, storage = LatestSink(), kept()
+    for each in ("001", "002", "003"):
+        sink.current[each] = record(each, 5_000, "new")
+    report = await backfill(
+        Old(), sink, storage, START, START + 3 * DAY, run_id="r", first_collection=first_collection
+    )
+    assert (report.windows, report.records_superseded) == (3, 3)
+    assert caplog.text.count("delivered 3 records in an older version") == (not first_collection)
+    assert (f"to before {at(5).isoformat()}" in caplog.text) == (not first_collection)

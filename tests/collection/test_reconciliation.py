@@ -10,8 +10,9 @@ import pytest
 
 from ladon_storage.collection.backfill import backfill
 from ladon_storage.collection.protocols import Limits, SupportsPosition
-from ladon_storage.collection.reconciliation import NAMED, Reconciliation, reconcile
+from ladon_storage.collection.reconciliation import Reconciliation, reconcile
 from ladon_storage.collection.records import Page, Reject
+from ladon_storage.collection.reversions import NAMED
 from ladon_storage.collection.run import MOST_READINGS, run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.models import EMPTY_WATERMARK
@@ -291,3 +292,59 @@ async def test_reading_that_is_never_alone_says_so(
     await reconcile(source, sink_of(tmp_path), storage, run_id="again", clock=lambda: at(1_000))
     assert not source.runs
     assert "'feed' was read 3 times, changed records each time" in caplog.text
+
+
+async def test_record_that_went_back_is_counted_named_and_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sink keeps its later version, which the report says, and what makes the other current."""
+    storage = await collected(tmp_path, [[record("1", 50, "B"), record("100", 100)]])
+    shown: list[Step] = [[record("1", 5, "A"), record("100", 100)]]
+    report = await again(tmp_path, storage, shown)
+    assert (report.missed, report.changed, report.superseded) == (0, 0, 1)
+    assert (report.superseded_ids, report.ledger.records_superseded) == (("1",), 1)
+    assert f"reset the watermark to before {at(5).isoformat()} and collect" in caplog.text
+    assert {each for (each,) in table(tmp_path / "records.db", "record_timestamp")} == {
+        each.isoformat(timespec="microseconds") for each in (at(50), at(100))
+    }
+
+
+async def test_advice_for_a_record_that_went_back_makes_it_current(tmp_path: Path) -> None:
+    """A run from before it shows what the source says last, and then nothing is superseded."""
+    storage = await collected(tmp_path, [[record("1", 50, "B"), record("100", 100)]])
+    shown: list[Step] = [[record("1", 5, "A"), record("100", 100)]]
+    storage.put("feed", status="success", last_successful_timestamp=at(4))
+    await regular(tmp_path, storage, *shown)
+    assert (await again(tmp_path, storage, shown)).superseded == 0
+
+
+@pytest.mark.parametrize("keep", ["latest", "all"])
+@pytest.mark.parametrize("size", [1, 2])
+async def test_history_of_a_record_is_not_superseded(
+    tmp_path: Path, size: int, keep: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A source that delivers all versions of a record has not gone back to its first."""
+    history = [record("1", 5, "A"), record("1", 50, "B")]
+    pages: list[Step] = [history[first : first + size] for first in range(0, 2, size)]
+    storage = await collected(tmp_path, pages, [[record("100", 100)]], keep=keep)
+    source = ScriptedSource(pages, overlap=OVERLAP)
+    report = await reconcile(
+        source, sink_of(tmp_path, keep), storage, run_id="again", clock=lambda: at(1_000)
+    )
+    assert (report.changed, report.superseded, report.superseded_ids) == (0, 0, ())
+    assert "older version" not in caplog.text
+
+
+async def test_repeated_reading_counts_what_is_superseded_once(tmp_path: Path) -> None:
+    """It is the state of the sink after the last reading."""
+    storage = await collected(tmp_path, [[record("1", 50, "B"), record("100", 100)]])
+
+    async def collect() -> None:
+        await regular(tmp_path, storage, [record("2", 2)])
+
+    old = record("1", 5, "A")
+    source = ScriptedSource([collect, [old, record("100", 101, "b")]], [[old]], overlap=OVERLAP)
+    report = await reconcile(
+        source, sink_of(tmp_path), storage, run_id="again", clock=lambda: at(1_000)
+    )
+    assert (len(source.ranges), report.superseded) == (2, 1)

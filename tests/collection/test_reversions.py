@@ -12,7 +12,14 @@ from ladon_storage.collection.protocols import WriteResult
 from ladon_storage.collection.records import Page, Record
 from ladon_storage.collection.reversions import Reversions
 from ladon_storage.errors import WatermarkConflictError
-from ladon_storage.testing.doubles import LatestSink, MemorySink, ScriptedSource, at, record
+from ladon_storage.testing.doubles import (
+    LatestSink,
+    MemorySink,
+    RememberingSink,
+    ScriptedSource,
+    at,
+    record,
+)
 from tests.collection.test_ledger import World
 
 
@@ -118,6 +125,43 @@ async def test_backfill_has_gone_back_to_nothing() -> None:
     source = ScriptedSource([[record("1", 5, "A")]], overlap=None)
     await world.run(source, since=at(0), until=at(8))
     assert sink.reverted == []
+
+
+async def test_backfill_counts_what_the_sink_keeps_a_later_version_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It cannot know whether the source went back, and says what a regular run makes current."""
+    world = World(LatestSink())
+    await run(world, [record("1", 9, "B"), record("2", 2)])
+    source = ScriptedSource([[record("1", 5, "A"), record("2", 2)]], overlap=timedelta(1))
+    report = await world.run(source, since=at(0), until=at(8))
+    assert (report.records_superseded, report.records_known) == (1, 2)
+    assert f"reset the watermark to before {at(5).isoformat()} and collect" in caplog.text
+
+
+async def test_regular_run_counts_none_that_it_made_current() -> None:
+    """What is superseded is what the sink does not show at the end of the run."""
+    world = World(LatestSink())
+    await run(world, [record("1", 9, "B")])
+    report = await world.run(ScriptedSource([[record("1", 5, "A")]], overlap=None))
+    assert report.records_superseded == 0
+
+
+async def test_what_a_sink_that_cannot_go_back_keeps_is_counted() -> None:
+    """Its ledger says so, and neither a checkpoint nor the watermark waits for it."""
+
+    class Onward(RememberingSink):
+        """A sink with a current version of each record, which cannot go back."""
+
+        kept = LatestSink()
+
+        async def write(self, source_id: str, page: Page, **more: Any) -> WriteResult:
+            return await self.kept.write(source_id, page, **more)
+
+    world = World(Onward())
+    await run(world, [record("1", 9, "B")])
+    report = await world.run(ScriptedSource([[record("1", 5, "A"), record("2", 10)]], overlap=None))
+    assert (report.records_superseded, world.watermark) == (1, at(10))
 
 
 async def test_run_that_lost_its_source_goes_back_to_nothing() -> None:

@@ -206,6 +206,7 @@ async def test_report_says_what_the_run_did() -> None:
         "records_skipped": 0,
         "records_in_future": 0,
         "records_removed": 0,
+        "records_superseded": 0,
         "records_read": 3,
         "records_written": 2,
         "reasons": {},

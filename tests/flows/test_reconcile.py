@@ -11,7 +11,7 @@ from ladon_storage.errors import ConfigurationError
 from ladon_storage.flows.collect import collect
 from ladon_storage.flows.reconcile import reconcile
 from ladon_storage.settings import StorageSettings
-from ladon_storage.testing.doubles import MemorySink, ScriptedSource, record
+from ladon_storage.testing.doubles import LatestSink, MemorySink, ScriptedSource, at, record
 from tests.flaky import Flaky
 from tests.flows.test_artifacts import events_of
 
@@ -47,6 +47,24 @@ async def test_what_was_missed_is_a_page_an_event_and_a_state(
 
     state = await reconcile(source, sink, storage, last_days=99_999, return_state=True)
     assert state.message == "0 of 2 missed (0.00%), 0 changed since"
+
+
+@pytest.mark.slow
+async def test_record_that_went_back_is_in_the_state_and_on_the_page(
+    storage: StorageSettings,
+) -> None:
+    """It is counted and named, and the sink keeps its later version."""
+    sink = LatestSink()
+    source = ScriptedSource([[record("1", 9, "B")]], [[record("1", 1, "A")]], source_id="older")
+    await collect(source, sink, storage)
+
+    state = await reconcile(source, sink, storage, return_state=True)
+    assert state.message == "0 of 1 missed (0.00%), 0 changed since, 1 older than in the sink"
+    assert sink.current["1"].timestamp == at(9)
+    artifact = await Artifact.aget("reconciliation-older")
+    assert artifact
+    for fact in ("| older than in the sink, which keeps its version | 1 |", "## Older than in the"):
+        assert fact in str(artifact.data)
 
 
 async def test_since_and_last_days_together_are_refused(storage: StorageSettings) -> None:

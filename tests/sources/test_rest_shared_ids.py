@@ -10,6 +10,7 @@ import pytest
 
 from ladon_storage.errors import SourceError
 from ladon_storage.sources import RestApi, source_from
+from ladon_storage.sources.rest import shared_ids
 from ladon_storage.testing.doubles import at
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 
@@ -89,3 +90,27 @@ async def test_number_and_text_that_are_other_ids_are_read() -> None:
     assert await read(rows, 50, id="id") == 5
     rows = [{"id": each, "at": at(0).isoformat()} for each in (1, "1")]
     assert await read(rows, 50, id=["id", "at"]) == 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 50])
+@pytest.mark.parametrize(
+    ("found", "is_told"),
+    [((1, 2, 3, "4"), True), (("a", "b", 1, 2, "c", 3), False), (("1", "2", "3", "4"), False)],
+    ids=["both", "only numbers have digits", "texts"],
+)
+async def test_numbers_and_texts_beyond_those_that_are_remembered_are_told(
+    found: tuple[Any, ...],
+    is_told: bool,
+    size: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A run that cannot compare them all says so, and is not failed for ids that may differ."""
+    monkeypatch.setattr(shared_ids, "MOST_DIGITS", 2)
+    rows = [{"id": each, "at": at(n).isoformat()} for n, each in enumerate(found)]
+    kinds = shared_ids.IdKinds("id")
+    for first in range(0, len(rows), size):
+        kinds.note_all(rows[first : first + size])
+    assert (bool(kinds.doubt), kinds.problem) == (is_told, None)
+    assert await read(rows, 50, id="id") == len(rows)
+    assert ("may be one id unnoticed" in caplog.text) == is_told

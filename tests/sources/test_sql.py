@@ -26,6 +26,7 @@ from ladon_storage.collection.records import Page
 from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import source_from
+from ladon_storage.sources.sql import rows as sql_rows
 from ladon_storage.sources.sql import source as sql_module
 from ladon_storage.sources.sql import table as sql_table
 from ladon_storage.sources.sql.sessions import reading_engine
@@ -134,6 +135,47 @@ async def test_bytes_and_their_digits_are_one_id_of_several_columns(file: File) 
     """Only numbers and texts keep their types in such an id."""
     file.fill(("h", "2024-01-01", "ff"), ("h", "2024-01-02", b"\xff"))
 
+    with pytest.raises(SourceError, match=r"its 'note' 'ff' is of .* Collect from a view"):
+        await read(file.source(id_column=["id", "note"]))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kinds"),
+    [(1, "1", "int in one row and str"), (b"1", "31", "str in one row and bytes")],
+)
+async def test_ids_of_two_types_fail_beyond_those_that_are_remembered(
+    file: File, monkeypatch: pytest.MonkeyPatch, one: object, other: object, kinds: str
+) -> None:
+    """The database compares more ids than a run remembers; before the run is promoted."""
+    monkeypatch.setattr(sql_rows, "MOST_IDS", 2)
+    file.fill(*((n, f"2024-01-01 00:{n}:00", "a") for n in range(10, 15)))
+    file.fill((one, "2024-01-01 00:21:00", "a"), (other, "2024-01-01 00:22:00", "b"))
+
+    with pytest.raises(SourceError, match=rf"'id' '\d+' is of the type {kinds} in another"):
+        await read(file.source(page_size=2))
+    assert len(await records(file.source(page_size=2, id_column=["id", "note"]))) == 7
+
+
+async def test_more_ids_of_two_types_than_are_remembered_are_read_if_they_are_others(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither other digits, nor another form of a number, nor a row out of the range is one id."""
+    monkeypatch.setattr(sql_rows, "MOST_IDS", 2)
+    several: list[Any] = [1, 2, "01", "a", b"b", 1.5, 1e300, "1.0e+300", "7"]
+    file.fill(*((each, f"2024-01-01 00:{n}:00") for n, each in enumerate(several, 10)))
+    file.fill((7, "2024-02-01 00:00:00"), (3, "2024-01-01 00:30:00"), (3, "2024-01-01 00:31:00"))
+
+    assert len(await records(file.source(page_size=2), None, at(40))) == len(several) + 2
+
+
+async def test_bytes_of_several_columns_fail_beyond_those_that_are_remembered(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers and texts keep their types there, and bytes do not."""
+    monkeypatch.setattr(sql_rows, "MOST_IDS", 1)
+    file.fill((1, "2024-01-01", "ff"), ("1", "2024-01-02", "ff"), (2, "2024-01-03", "ff"))
+    assert len(await records(file.source(id_column=["id", "note"]))) == 3
+    file.fill((2, "2024-01-04", b"\xff"))
     with pytest.raises(SourceError, match=r"its 'note' 'ff' is of .* Collect from a view"):
         await read(file.source(id_column=["id", "note"]))
 

@@ -45,6 +45,7 @@ class IdKinds:
         """The ids of digits of pages until another kind comes: most runs look none of them up."""
         self._count = 0
         self._kinds: set[bool] = set()
+        self._has_more = False
         self.problem: str | None = None
 
     def note(self, item: object) -> object:
@@ -82,6 +83,7 @@ class IdKinds:
         if self._count >= MOST_DIGITS and self._alike:
             self._look_up()  # of which some may be the same
         room = MOST_DIGITS - self._count
+        self._has_more = self._has_more or len(digits) > room
         if room > 0:
             self._alike.append(digits[:room])
             self._count += min(len(digits), room)
@@ -99,6 +101,7 @@ class IdKinds:
         if len(self._are_numbers) < MOST_DIGITS:
             was_number = self._are_numbers.setdefault(place, is_number)
         else:
+            self._has_more = self._has_more or place not in self._are_numbers
             was_number = self._are_numbers.get(place, is_number)
         if was_number is not is_number:
             number = text if len(text) <= _LONGEST_ID else f"{text[:_LONGEST_ID]}…"
@@ -106,6 +109,17 @@ class IdKinds:
                 f"has an id at {self._path!r} as the number {number} and as the text {number!r}"
             )
         return item
+
+    @property
+    def doubt(self) -> str | None:
+        """The doubt if numbers and texts came, and not all of them could be compared."""
+        if self._has_more and len(self._kinds) > 1:
+            return (
+                f"has ids at {self._path!r} as numbers and as texts of digits, more than "
+                f"{MOST_DIGITS:,} together, so a number and a text may be one id unnoticed. Set id "
+                "to several paths, whose values keep their kinds, if they are others"
+            )
+        return None
 
     def _look_up(self) -> None:
         """Let the ids of earlier pages be found, which are all of the one kind that came."""

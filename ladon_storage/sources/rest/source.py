@@ -116,12 +116,14 @@ class RestApi(RestSettings):
                         f"{kinds.problem}, which are one id",
                         "set id to several paths, whose values keep their kinds",
                     )
+        doubts = [kinds.doubt if kinds is not None else None]
         if shared.doubt:
+            doubts.append(
+                f"{shared.doubt} that differ. Check whether that is the path of their ids"
+            )
+        for doubt in filter(None, doubts):
             logger.warning(
-                "Source %r %s that differ. Check whether that is the path of their ids.",
-                self.source_id,
-                shared.doubt,
-                extra={"source_id": self.source_id},
+                "Source %r %s.", self.source_id, doubt, extra={"source_id": self.source_id}
             )
         if not is_said:
             yield Page(**_marks(http, fetcher))

@@ -20,7 +20,10 @@ from ladon_storage.sources.sql.values import (
 )
 
 MOST_IDS = 100_000
-"""The number of ids whose types are remembered, where a column may have values of any type."""
+"""The number of ids whose types are remembered, where a column may have values of any type.
+
+Where there are more, and of several types, the database compares them.
+"""
 
 _LONGEST_ID = 40
 
@@ -57,6 +60,8 @@ class TableRows:
         """The places of the primary key's other columns, until rows of one id differ in them."""
         self._keys: dict[int, int] = {}
         self._types: dict[int, tuple[type, ...]] = {}
+        self._kinds: set[tuple[type, ...]] = set()
+        self._has_more_ids = False
         self._moment = row_timestamp(self.layout.timestamp_format, self.zone)
         self._highest: datetime | None = None
 
@@ -95,13 +100,15 @@ class TableRows:
         for name, value in zip(self.layout.id_columns, row.ids, strict=True):
             if value is None:
                 raise ValueError(f"{name}: missing")
-        if len(row.ids) == 1:
-            text = id_text(row.ids[0])
-        else:
-            text = joined_id([json_value(each) for each in row.ids])
+        text = self._id_of(row.ids)
         if self.is_untyped:
             self._check_type(text, row.ids)
         return text
+
+    def _id_of(self, values: Sequence[object]) -> str:
+        if len(values) == 1:
+            return id_text(values[0])
+        return joined_id([json_value(each) for each in values])
 
     def _check_type(self, text: str, values: Sequence[object]) -> None:
         """Refuse an id that another row has as a value of another type.
@@ -110,23 +117,43 @@ class TableRows:
             SourceError: The two rows would be one record.
         """
         place, found = hash(text), tuple(map(type, values))
+        self._kinds.add(found)
         if len(self._types) >= MOST_IDS and place not in self._types:
-            return
-        if (known := self._types.setdefault(place, found)) != found:
-            differ = [one is not other for one, other in zip(known, found, strict=True)]
-            at = differ.index(True)
-            one, other, shown = known[at], found[at], str(json_value(values[at]))
-            step = "Collect from a view in which it has one type"
-            if len(values) == 1 and bytes not in (one, other):
-                step = "Set id_column to several columns, whose values keep their types"
-            raise SourceError(
-                f"Source {self.layout.source_id!r} cannot read the table {self.layout.table!r}: "
-                f"its {self.layout.id_columns[at]!r} {shown[:_LONGEST_ID]!r} is of the type "
-                f"{one.__name__} in one row and {other.__name__} in another, which are one id. "
-                f"{step}.",
-                self.layout.source_id,
-                refutes=True,
-            )
+            self._has_more_ids = True
+        elif (known := self._types.setdefault(place, found)) != found:
+            raise self._types_differ(known, values)
+
+    @property
+    def may_mix_types(self) -> bool:
+        """Whether ids have several types, and were too many for a comparison of all of them."""
+        return self._has_more_ids and len(self._kinds) > 1
+
+    def check_types(self, pairs: Iterable[tuple[Sequence[object], Sequence[object]]]) -> None:
+        """Refuse ids of several types that are one, among pairs that the database takes for one.
+
+        Raises:
+            SourceError: There are such ids.
+        """
+        for one, other in pairs:
+            if self._id_of(one) == self._id_of(other):
+                raise self._types_differ(tuple(map(type, one)), other)
+
+    def _types_differ(self, known: tuple[type, ...], values: Sequence[object]) -> SourceError:
+        found = tuple(map(type, values))
+        differ = [one is not other for one, other in zip(known, found, strict=True)]
+        at = differ.index(True)
+        one, other, shown = known[at], found[at], str(json_value(values[at]))
+        step = "Collect from a view in which it has one type"
+        if len(values) == 1 and bytes not in (one, other):
+            step = "Set id_column to several columns, whose values keep their types"
+        return SourceError(
+            f"Source {self.layout.source_id!r} cannot read the table {self.layout.table!r}: "
+            f"its {self.layout.id_columns[at]!r} {shown[:_LONGEST_ID]!r} is of the type "
+            f"{one.__name__} in one row and {other.__name__} in another, which are one id. "
+            f"{step}.",
+            self.layout.source_id,
+            refutes=True,
+        )
 
     def _see_key(self, text: str, row: Row) -> None:
         """Say once that rows with one id have several primary keys: versions, or other records."""

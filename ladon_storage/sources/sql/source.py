@@ -215,6 +215,8 @@ class SqlTable(SourceSettings):
                     marks["completeness"] = "last page"
                 for page in paged(rows.read(found), self.page_size, **marks):
                     yield page
+            if rows.may_mix_types:
+                rows.check_types(await thread.do(partial(reader.alike_ids, start, until)))
 
     async def _prove_order(
         self,

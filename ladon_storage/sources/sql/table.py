@@ -26,6 +26,8 @@ from sqlalchemy import (
     Select,
     TableClause,
     and_,
+    case,
+    cast,
     column,
     func,
     inspect,
@@ -66,6 +68,9 @@ _MOST_SAME_PAGES = 4
 
 _TIMES = 100_000
 """Distinct timestamps of one statement: without an index each one sorts the whole table."""
+
+_MOST_ALIKE = 1_000
+"""Pairs of ids that may look alike to SQLite, and not be one id, as numbers with an exponent."""
 
 _ALIKE = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?Z?", re.ASCII)
 _DIGIT = re.compile(r"\d", re.ASCII)
@@ -300,6 +305,34 @@ class TableReader:
         found = select(1).select_from(self._table()).where(self._range(start, until), others)
         with self._engine.connect() as connection, connection.begin():
             return connection.execute(found.limit(1)).first() is None
+
+    def alike_ids(
+        self, start: datetime | None, until: datetime | None
+    ) -> list[tuple[Sequence[Any], Sequence[Any]]]:
+        """Return pairs of ids of a range that are alike as texts, and differ in their types.
+
+        Only SQLite is asked, which sorts the ids in a file: they may be too many for the memory.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return []
+        ids: list[ColumnElement[Any]] = [column(name) for name in self._layout.id_columns]
+        kinds = [func.typeof(each) for each in ids]
+        groups: list[ColumnElement[Any]] = [
+            case((kind == "blob", func.lower(func.hex(each))), else_=cast(each, types.Text))
+            for each, kind in zip(ids, kinds, strict=True)
+        ]
+        if len(ids) > 1:  # in such an id numbers and texts differ
+            groups += [kind.in_(["integer", "real"]) for kind in kinds]
+        found = (
+            select(*map(func.min, ids), *map(func.max, ids))
+            .select_from(self._table())
+            .where(self._range(start, until))
+            .group_by(*groups)
+            .having(or_(*(func.count(kind.distinct()) > 1 for kind in kinds)))
+        )
+        with self._engine.connect() as connection, connection.begin():
+            rows = connection.execute(found.limit(_MOST_ALIKE)).all()
+        return [(row[: len(ids)], row[len(ids) :]) for row in rows]
 
     def times(self, start: datetime | None, until: datetime | None, after: Any) -> list[Any]:
         """Return the next distinct timestamps behind ``after``, in the database's order."""
