@@ -349,7 +349,9 @@ class Extraction:
             return
         counts.new += len(result.new)
         counts.changed += len(result.changed)
-        self._reversions.note(page.records, result.superseded)
+        # Pages without times have shown no order, whatever the source guarantees.
+        in_order = self._is_guaranteed and counts.in_order and counts.highest is not None
+        self._reversions.note(page.records, result.superseded, in_order=in_order)
         if counts.is_first or self._lease is None or self._start.has_other_settings:
             return
         now = self._horizon + (self._run.clock() - self._began)

@@ -2,7 +2,8 @@
 
 A sink does not replace a version by an older one, since a page may be replayed. Only the end of a
 run shows whether the source went back: then the last version of an id is one that the sink passed
-over. A listing that has an id twice has not gone back, whatever the order of the two.
+over. A listing that has an id twice has not gone back, whatever the order of the two; a source
+whose order is guaranteed delivers the last one last.
 
 A reading beside the regular runs only counts them: it may have read a part of a record's versions,
 and does not hold the source.
@@ -87,13 +88,23 @@ class Reversions:
         """A timestamp that is not after any of those records; ``None``: there are none."""
         return self._oldest if self.superseded else None
 
-    def note(self, delivered: Sequence[Record], superseded: Sequence[Record]) -> None:
-        """Note the records that were delivered together, and those that the sink passed over."""
+    def note(
+        self, delivered: Sequence[Record], superseded: Sequence[Record], *, in_order: bool = False
+    ) -> None:
+        """Note the records that were delivered together, and those that the sink passed over.
+
+        Args:
+            delivered: All of them.
+            superseded: Those that the sink passed over.
+            in_order: Whether what is delivered later is the later one.
+        """
         if superseded or self._waiting or self._left:
-            self._note_passed(delivered, superseded)
+            self._note_passed(delivered, superseded, in_order=in_order)
         self._remember(delivered)
 
-    def _note_passed(self, delivered: Sequence[Record], superseded: Sequence[Record]) -> None:
+    def _note_passed(
+        self, delivered: Sequence[Record], superseded: Sequence[Record], *, in_order: bool
+    ) -> None:
         before = self._distinct()
         is_full = len(before) >= MAX_IDS
         passed = {id(each) for each in superseded}
@@ -110,7 +121,7 @@ class Reversions:
             elif record_id in self._waiting:
                 self._waiting[record_id] = record
                 self._see_time(record)
-            elif number not in before:
+            elif in_order or number not in before:
                 self._wait(record, is_full=is_full)
 
     def _remember(self, delivered: Sequence[Record]) -> None:

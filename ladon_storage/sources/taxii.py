@@ -14,8 +14,9 @@
   promise went. The query begins again at the last object, which must be repeated; if the server
   states no times, the run fails. A `next` is followed whatever `more` says, and a page with fewer
   objects than its `Content-Range` states is an error.
-- A query whose only page has as many objects as were requested, and says nothing about more, may be
-  cut: some servers never state `more`. One more query, from the last object on, shows it.
+- A query whose only page says nothing about more may be cut, at the limit of the request or at a
+  smaller one of the server: some never state `more`. One more query, from the last object on, shows
+  it, and so on until one has nothing later.
 - A server may give the same `next` for every page. Only pages must not repeat.
 - A server that does not state when objects were added, or in no readable form, is read completely
   each time. Its objects are stored by their own times, and no watermark moves.
@@ -197,13 +198,13 @@ class Taxii(SourceSettings):
                     continue
                 if (was_over and repeats) or not (envelope.goes_on or (lacks and not was_over)):
                     self._check_total(question)
-                    if not (is_first and envelope.may_be_cut(place.limit)):
+                    if not (is_first and self._needs_check(place, question, envelope)):
                         return
-                    place, question = self._checking(place, reached), Question()
+                    place, question = self._checking(place, envelope), Question()
                     continue
                 if lacks and (is_first or reached is None):
                     self._fail("says that there is more, and then returned nothing")
-            elif question.is_over or place.is_check:
+            elif question.is_over or place.checked is not None:
                 return
             place = self._anew(place, reached)
             question = Question(is_renewed=True)
@@ -261,18 +262,35 @@ class Taxii(SourceSettings):
             return _Place(after, self.page_size)
         # All objects so far were added at one instant, and there are more of them.
         if len(reached.objects) <= place.most:
-            self._fail(
-                f"added more than {len(reached.objects)} objects at "
-                f"{reached.added.last.isoformat()}, but returns no more at once, and no `next` "
-                "that works"
-            )
+            self._fail_of_ties(reached, reached.added.last)
         return _Place(place.after, place.limit * 2, None, len(reached.objects))
 
-    def _checking(self, place: _Place, reached: Envelope | None) -> _Place:
-        """Return the query that shows whether a page was cut at its limit."""
-        if reached is None:  # a server without times
-            return _Place(place.after, place.limit * 2, None, place.limit, is_check=True)
-        return replace(self._anew(place, reached), is_check=True)
+    def _needs_check(self, place: _Place, question: Question, envelope: Envelope) -> bool:
+        """Return whether a query's only page may have been cut."""
+        added, before = envelope.added, place.checked
+        if not envelope.may_be_cut(place.limit):
+            return False
+        if added is None or len(envelope.objects) == place.limit:
+            return True
+        if before is None:
+            # A query is renewed where a server states `more`; a page of one instant would only come
+            # again.
+            return not question.is_renewed and added.first != added.last
+        if envelope.is_full_of_ties(before):
+            self._fail_of_ties(envelope, added.last)
+        return envelope.goes_beyond(before)
+
+    def _checking(self, place: _Place, envelope: Envelope) -> _Place:
+        """Return the query that shows whether a page was cut."""
+        if envelope.added is None:
+            return _Place(place.after, place.limit * 2, None, place.limit, checked=envelope)
+        return replace(self._anew(place, envelope), checked=envelope)
+
+    def _fail_of_ties(self, envelope: Envelope, added: datetime) -> NoReturn:
+        self._fail(
+            f"added more than {len(envelope.objects)} objects at {added.isoformat()}, but returns "
+            "no more at once, and no `next` that works"
+        )
 
     async def _keys(self) -> Credentials | None:
         if self.key is None:
@@ -302,21 +320,22 @@ class _Place:
         limit: The number of objects that are requested.
         next: The position in the query's answer; ``None``: its beginning.
         most: The number of objects that came with a smaller limit, and were not enough.
-        is_check: Whether nothing promised more; a server may refuse the larger limit.
+        checked: The page that this query checks, where nothing promised more; a server may refuse
+            the larger limit.
     """
 
     after: datetime | None
     limit: int
     next: str | None = None
     most: int = 0
-    is_check: bool = False
+    checked: Envelope | None = None
 
     @property
     def refusals(self) -> tuple[int, ...]:
         """The statuses that are an answer to the query, and no failure."""
-        if self.is_check and self.most:
+        if self.checked is not None and self.most:
             return _REFUSED
-        return _EXPIRED if self.is_check or self.next is not None else ()
+        return _EXPIRED if self.checked is not None or self.next is not None else ()
 
 
 def _before(instant: datetime | None, step: timedelta) -> datetime | None:

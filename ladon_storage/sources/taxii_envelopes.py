@@ -2,6 +2,8 @@
 
 - All objects of a page get the time at which its last object was added; where a page reaches beyond
   the requested end, the last time before that, as any of them may be from before it.
+- They keep the server's order, which is that of adding: sinks take the last of one time for the
+  current one. Any other order within a page would depend on where pages end.
 - An object without a time, from a server that states none, is stored at `NO_TIME`.
 """
 
@@ -84,12 +86,33 @@ class Envelope:
         return bool(self.more) or self.next is not None
 
     def may_be_cut(self, limit: int) -> bool:
-        """Return whether a page is full, and nothing in it says that it is the last.
+        """Return whether there may be more, and nothing in the page says anything about it.
 
-        One with more than the limit comes from a server that does not cut.
+        A server may have a smaller limit of its own; without times, nothing could be requested
+        beyond that. A page of more than the limit comes from a server that does not cut.
         """
         says = self.goes_on or self.more is not None or self.total is not None
-        return not says and len(self.objects) == limit
+        least = limit if self.added is None else 1
+        return not says and least <= len(self.objects) <= limit
+
+    def goes_beyond(self, before: Envelope) -> bool:
+        """Return whether a page from another's last object on has later ones behind it.
+
+        Otherwise the server answered another query: it may repeat all, with the time of the answer.
+        """
+        if self.added is None or before.added is None or self.added.last <= before.added.last:
+            return False
+        return before.objects[-1] in self.objects[:-1]
+
+    def is_full_of_ties(self, before: Envelope) -> bool:
+        """Return whether a page from another's last object on has just as many, of that instant.
+
+        The other one began earlier, so it lacked some: it was cut, and so may this one be.
+        """
+        if self.added is None or before.added is None or before.added.first is None:
+            return False
+        is_one = self.added.first == self.added.last == before.added.last > before.added.first
+        return is_one and len(self.objects) == len(before.objects)
 
     @property
     def digest(self) -> bytes:
@@ -173,21 +196,7 @@ class Order:
                 moment = min(moment, self.until - _MICROSECOND)
             self.highest = moment if self.highest is None else max(self.highest, moment)
         marks: dict[str, Any] = {"undated": True} if self.is_undated else {}
-        objects = _in_order(envelope.objects)
-        yield from paged(_records(objects, moment), asked_at=asked_at, **marks)
-
-
-def _in_order(objects: Sequence[Any]) -> Sequence[Any]:
-    """Return a page's objects, with the latest version of an object behind its others.
-
-    They were added at one time, and the last one is the current one.
-    """
-    if isinstance(objects, ManyItems):  # too many to be held at once
-        return objects
-    ids = [each.get("id") if isinstance(each, dict) else None for each in objects]
-    if len({each for each in ids if isinstance(each, str)}) == len(ids):
-        return objects
-    return sorted(objects, key=lambda each: _own_time(each) if isinstance(each, dict) else NO_TIME)
+        yield from paged(_records(envelope.objects, moment), asked_at=asked_at, **marks)
 
 
 def _records(objects: Sequence[Any], moment: datetime | None) -> Iterator[Record | Reject]:

@@ -65,6 +65,27 @@ async def test_listing_that_has_an_id_twice_has_not_gone_back() -> None:
         assert (sink.current["1"], sink.reverted) == (newer, [])
 
 
+@pytest.mark.parametrize("is_guaranteed", [True, False])
+async def test_last_of_an_id_is_current_where_the_order_is_guaranteed(is_guaranteed: bool) -> None:
+    """Also where the one before it was stored at a later time: a page has one, its last."""
+    source = Guaranteed if is_guaranteed else ScriptedSource
+    world = World(sink := LatestSink())
+    await world.run(source([[record("1", 20, "A"), record("2", 20)]]))
+    for _ in range(2):
+        await world.run(source([[record("1", 15, "A")], [record("1", 16, "B")], [record("2", 20)]]))
+        assert sink.current["1"].version == record("1", 0, "AB"[is_guaranteed]).version
+
+
+async def test_pages_without_times_are_in_no_order() -> None:
+    """A source that guarantees one may not be able to keep it: then an older one is history."""
+    newer, older = record("1", 9, "B"), record("1", 5, "A")
+    world = World(sink := LatestSink())
+    for _ in range(2):
+        pages = [Page([newer], undated=True), Page([older], undated=True)]
+        await world.run(Guaranteed(pages))
+    assert (sink.current["1"], sink.reverted) == (newer, [])
+
+
 async def test_failed_run_has_gone_back_to_nothing() -> None:
     """What the source says last is known at the end of the run alone."""
     world = World(sink := LatestSink())

@@ -19,7 +19,13 @@ from ladon_storage.collection.run import run
 from ladon_storage.errors import ConfigurationError, SourceError
 from ladon_storage.sources import source_from
 from ladon_storage.sources.taxii import Taxii
-from ladon_storage.testing.doubles import MemorySink, RememberingSink, ScriptedStorage, at
+from ladon_storage.testing.doubles import (
+    LatestSink,
+    MemorySink,
+    RememberingSink,
+    ScriptedStorage,
+    at,
+)
 from ladon_storage.testing.feed_server import Answer, Asked, FeedServer
 from tests.sources.taxii_process import LARGEST_PAGE, PASSWORD, USER
 from tests.sources.taxii_server import MEDIA_TYPE, Proxy, TaxiiServer, stix, taxii_server
@@ -125,17 +131,39 @@ async def test_page_over_the_end_of_a_range_is_in_the_range(
     assert found == {*numbered(*range(11))}
 
 
-async def test_version_modified_last_is_the_last_of_those_added_at_once(
-    server: TaxiiServer,
-) -> None:
-    """A server may list them in any order."""
-    versions = [stix(1, f"2024-01-0{day}T00:00:00.000Z") for day in (3, 1, 2)]
-    path = server.collection(*((at(1), each) for each in [stix(0), *versions, stix(2)]))
+@pytest.mark.parametrize("page_size", [1, 2, 3, 9])
+async def test_version_that_is_listed_last_is_current_wherever_pages_end(page_size: int) -> None:
+    """Whenever it was modified, also of one instant, and in each further run."""
+    modified_last = stix(1, "2024-01-03T00:00:00.000Z", "modified last")
+    added_last = stix(1, "2024-01-01T00:00:00.000Z", "added last")
+    at_once = [stix(3, f"2024-01-0{day}T00:00:00.000Z") for day in (3, 1, 2)]
+    added = [(at(1), modified_last), (at(2), stix(2)), *((at(3), each) for each in at_once)]
+    late = [(at(1.5), added_last), (at(4), stix(4))]  # visible after what was added later
 
-    [page] = await read(collection_at(server.url(path), page_size=9))
+    def play(asked: Asked) -> Answer:
+        after = datetime.fromisoformat(asked.query.get("added_after", "2023-01-01T00:00:00Z"))
+        found = sorted((each for each in added if each[0] > after), key=lambda each: each[0])
+        first = int(asked.query.get("next", 0))
+        end = first + int(asked.query["limit"])
+        page, more = found[first:end], end < len(found)
+        ends = (each[0].isoformat() for each in (page[0], page[-1]))
+        document = {"objects": [each for _, each in page], "more": more}
+        return Answer(
+            json.dumps(document | ({"next": str(end)} if more else {})).encode(),
+            headers=dict(zip((FIRST, LAST), ends, strict=True)),
+        )
 
-    last = [each for each in page.records if each.record_id == versions[0]["id"]][-1]
-    assert json.loads(last.payload) == versions[0]
+    storage, sink = ScriptedStorage(), LatestSink()
+    async with FeedServer(play=play) as feed:
+        for number, size in enumerate((9, page_size, 9, page_size)):
+            source = collection_at(feed.at("c"), page_size=size)
+            await run(source, sink, storage, run_id=str(number), clock=lambda: at(60))
+            if not number:
+                added += late
+                continue
+            current = {key: json.loads(each.payload) for key, each in sink.current.items()}
+            assert current[added_last["id"]] == added_last
+            assert current[at_once[-1]["id"]] == at_once[-1]
 
 
 @pytest.mark.parametrize("digits", [3, 6])
@@ -641,11 +669,56 @@ async def test_full_page_that_says_nothing_is_checked(dated: bool, size: int) ->
     assert list(dict.fromkeys(found)) == numbered(*range(11))
 
 
-@pytest.mark.parametrize(("count", "requests"), [(3, 1), (4, 2), (0, 1)])
-async def test_check_of_a_full_page_is_one_request(count: int, requests: int) -> None:
-    """A page that is not full needs none."""
-    async with FeedServer(play=cut_at_the_limit(count, dated=True)) as feed:
+@pytest.mark.parametrize("largest", [3, 4, 7, 10, 11])
+async def test_server_with_a_smaller_limit_of_its_own_is_read_to_its_end(largest: int) -> None:
+    """One that never states `more` shows it by a request from its last object on."""
+    play = cut_at_the_limit(11, dated=True, largest=largest)
+    async with FeedServer(play=play) as feed:
+        found = ids(await read(collection_at(feed.at("c"), page_size=20)))
+
+    assert list(dict.fromkeys(found)) == numbered(*range(11))
+
+
+def silent_page(first: float, last: float, *numbers: int, name: str = "a") -> Answer:
+    """Return a page that says nothing about more; its objects were added at and between minutes."""
+    body = json.dumps({"objects": [stix(each, name=name) for each in numbers]}).encode()
+    return Answer(body, headers={FIRST: at(first).isoformat(), LAST: at(last).isoformat()})
+
+
+async def test_ties_as_wide_as_the_pages_of_a_server_fail() -> None:
+    """A check that brings as many objects, all of the last instant, may hide others of it."""
+    async with FeedServer(silent_page(0, 1, 0, 1), silent_page(1, 1, 1, 2)) as feed:
+        with pytest.raises(SourceError, match="more than 2 objects at 2024-01-01T00:01:00"):
+            await read(collection_at(feed.at("c")))
+
+
+@pytest.mark.parametrize("names", ["aa", "ab"])
+async def test_server_that_repeats_all_at_the_time_of_its_answer_is_read_once(names: str) -> None:
+    """It ignores `added_after`, and its check shows nothing, whether its content changes or not."""
+    script = [silent_page(0, minute, 0, 1, name=name) for minute, name in enumerate(names, 5)]
+    async with FeedServer(*script) as feed:
+        assert set(ids(await read(collection_at(feed.at("c"))))) == {*numbered(0, 1)}
+
+
+async def test_server_that_states_more_is_believed_where_it_does_not() -> None:
+    """The absence of `more` means that there is none, also in a query that began anew."""
+    promised = silent_page(0, 3, 0, 1, 2, 3)
+    script = [
+        replace(promised, body=promised.body[:-1] + b', "more": true}'),
+        silent_page(3, 4, 3, 4),
+    ]
+    async with FeedServer(*script) as feed:
         found = ids(await read(collection_at(feed.at("c"))))
+    assert found == numbered(0, 1, 2, 3, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "requests"), [(0, 4, 1), (1, 4, 1), (2, 4, 1), (3, 4, 2), (4, 4, 2)]
+)
+async def test_check_of_a_page_is_one_request(count: int, size: int, requests: int) -> None:
+    """One of a single instant is checked only where it is full: it would only come again."""
+    async with FeedServer(play=cut_at_the_limit(count, dated=True)) as feed:
+        found = ids(await read(collection_at(feed.at("c"), page_size=size)))
 
     assert list(dict.fromkeys(found)) == numbered(*range(count))
     assert len(feed.asks) == requests
