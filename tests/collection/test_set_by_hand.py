@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,23 @@ async def test_first_watermark_leaves_out_nothing_of_a_sink_with_records(world: 
     await world.run([record("1", 10)])
     assert await world.client.delete_watermark("feed", WatermarkDelete(reason="lost"))
     await world.set(at(30))
+    await world.run()
+    assert world.asked_from == at(10)
+
+
+async def test_move_by_hand_that_a_run_has_left_behind_leaves_out_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    """It stays in the history when the runs' own moves are too old for it."""
+    await world.run([record("1", 10)])
+    early = dict(world.sink.positions)
+    await world.set(at(30))
+    await world.run([record("4", 40)])
+    await world.run()
+    with closing(sqlite3.connect(tmp_path / "w.db")) as connection, connection:
+        connection.execute("DELETE FROM history WHERE action = 'put' AND to_timestamp IS NOT NULL "
+                           "AND from_timestamp IS NOT to_timestamp")  # fmt: skip
+    world.sink.positions = early
     await world.run()
     assert world.asked_from == at(10)
 
