@@ -129,7 +129,7 @@ def check_form(value: str, what: str) -> str:
 
 
 def seen(name: str) -> str:
-    """Return a name as a reader sees it in a list: two with the same cannot be told apart.
+    """Return a name as a reader sees it in a list: two with the same look alike.
 
     >>> seen("r\u200bw ") == seen("rw") == seen("\uff52w"), seen("RW") == seen("rw")
     (True, False)

@@ -210,7 +210,7 @@ class SourceLease:
         """Return whether an operator moved the watermark forward, over a range from ``durable`` on.
 
         No run has moved it since, so all that a sink with this position lacks of it is what the
-        operator left out. A watermark in the future leaves out what nobody knew, and is no choice.
+        operator left out. A timestamp that was in the future is a mistake, and no choice.
 
         Args:
             durable: The sink's position; ``None``: it has nothing of the source.
