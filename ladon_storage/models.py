@@ -373,6 +373,10 @@ class ChangeAction(StrEnum):
     DELETE = "delete"
 
 
+IMPORTED = "imported from another storage"
+"""How the reason of a reset begins by which an import takes a watermark over."""
+
+
 class WatermarkChange(BaseModel):
     """One line of a watermark's history: the change, its author, its time, and both timestamps.
 
@@ -398,6 +402,11 @@ class WatermarkChange(BaseModel):
     error_message: str | None
     reason: str | None
     ledger: dict[str, Any] | None = None
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether an operator chose this timestamp; an import only repeats another storage's."""
+        return self.action is ChangeAction.RESET and not (self.reason or "").startswith(IMPORTED)
 
 
 class WatermarkPage(BaseModel):

@@ -91,8 +91,7 @@ def instant_of(date: str | None) -> datetime | None:
 def check_source_id(value: str) -> str:
     """Return ``value`` if it can name a source.
 
-    Two names that look alike would be two sources, so a name has one form: Unicode's NFC, without
-    characters that are invisible or change the direction of writing, and without outer spaces.
+    It has one form, as `check_form` says: two names that look alike would be two sources.
 
     Raises:
         ValueError: It is empty, too long, ``.`` or ``..`` (which no URL can carry as a path
@@ -102,19 +101,45 @@ def check_source_id(value: str) -> str:
         raise ValueError(f"source_id should have 1 to {MAX_SOURCE_ID_LENGTH} characters")
     if value in (".", ".."):
         raise ValueError(f"source_id {value!r} cannot be a path segment; choose another name")
-    if value[0].isspace() or value[-1].isspace():
-        raise ValueError("source_id should not begin or end with a space")
+    return check_form(value, "source_id")
+
+
+def check_form(value: str, what: str) -> str:
+    """Return a name if it has the one form of names that look like it.
+
+    That is Unicode's NFC, without characters that are invisible or change the direction of writing,
+    and without outer spaces.
+
+    Raises:
+        ValueError: It has another form; the message begins with ``what``.
+    """
+    if value != value.strip():
+        raise ValueError(f"{what} should not begin or end with a space")
     if value.isascii() and value.isprintable():
         return value
     for character in value:
-        if unicodedata.category(character) in _CONFUSING or ord(character) in _IGNORABLE:
+        if _is_invisible(character):
             raise ValueError(
-                "source_id should have no control characters, no invisible ones and no lone "
+                f"{what} should have no control characters, no invisible ones and no lone "
                 f"surrogates, but has U+{ord(character):04X}"
             )
     if not unicodedata.is_normalized("NFC", value):
-        raise ValueError("source_id should be in Unicode's normal form NFC")
+        raise ValueError(f"{what} should be in Unicode's normal form NFC")
     return value
+
+
+def seen(name: str) -> str:
+    """Return a name as a reader sees it in a list: two with the same look alike.
+
+    >>> seen("r\u200bw ") == seen("rw") == seen("\uff52w"), seen("RW") == seen("rw")
+    (True, False)
+    """
+    drawn = unicodedata.normalize("NFKC", name)
+    return " ".join("".join(each for each in drawn if not _is_invisible(each)).split())
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) in _CONFUSING or ord(character) in _IGNORABLE
 
 
 _CONFUSING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})

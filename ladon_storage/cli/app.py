@@ -191,8 +191,10 @@ _VERBS: tuple[tuple[App, str, str, Group | None, str], ...] = (
     ),
     (
         watermarks, "set", "watermarks_changing:set_", None,
-        "Move a watermark forward, or make the first one of a source."
-        f"\n\n{_AUDITED} A service of the base contract has no place for the reason.",
+        "Move a watermark forward, or make the first one of a source.\n\n"
+        f"{_AUDITED} The next run begins there and leaves out what is between, unless its sink "
+        "lacks more than that. A service of the base contract has no place for the reason, and a "
+        "sink that remembers its position is filled from there.",
     ),
     (
         watermarks, "reset", "watermarks_changing:reset", None,

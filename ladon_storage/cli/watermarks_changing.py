@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -46,9 +46,10 @@ from ladon_storage.models import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
-_REASON_LENGTH = 1024
+REASON_LENGTH = 1024
 
 Timestamp = Annotated[
     str, Parameter(help="The new one, with its UTC offset: 2024-01-01 or 2024-01-01T06:00:00Z.")
@@ -71,11 +72,13 @@ class Done:
         before: The watermark that was read.
         after: The watermark that is stored now; ``None``: it was deleted.
         is_recorded: Whether the service's history has the reason.
+        consequence: What an operator should know of the next run.
     """
 
     before: Watermark | None
     after: Watermark | None
     is_recorded: bool = True
+    consequence: str | None = None
 
 
 class RefusedError(Exception):
@@ -181,9 +184,33 @@ def _move(
 
     async def work() -> Done:
         async with await opened(file, storage, make=True) as client:
-            return await move(client, source_id, wanted, force=force, back=back)
+            done = await move(client, source_id, wanted, force=force, back=back)
+        return replace(done, consequence=_consequence(done, to))
 
     return _done(source_id, wanted.reason, work(), as_json=json)
+
+
+def _consequence(done: Done, to: datetime) -> str | None:
+    """Return where the next run begins, where that is not simply the new timestamp."""
+    before = None if done.before is None else done.before.last_successful_timestamp
+    if before is not None and to <= before:
+        return None
+    if done.after is not None and is_ahead(to, now_of(done.after)):
+        return "That is in the future, where no run begins. Set a time that is past."
+    if not done.is_recorded:
+        return (
+            "The service keeps no history, so a sink that remembers its position cannot tell this "
+            "from a backup: the next run begins at that position, and only with another sink here."
+        )
+    if before is None:
+        return (
+            "The next run begins there if its sink has nothing of the source, and otherwise at "
+            "the sink's position."
+        )
+    return (
+        f"The next run begins there, and leaves out what is after {before.isoformat()}. A sink "
+        "that does not reach up to that is filled from its own position instead."
+    )
 
 
 async def move(
@@ -297,9 +324,9 @@ def asked_reason(reason: str | None) -> str:
     text = (reason or "").strip().encode(errors="replace").decode()
     if not text:
         raise ConfigurationError("There is no reason for the history; give --reason.")
-    if len(text) > _REASON_LENGTH:
+    if len(text) > REASON_LENGTH:
         raise ConfigurationError(
-            f"The reason has {len(text):,} characters. Shorten it to {_REASON_LENGTH:,}."
+            f"The reason has {len(text):,} characters. Shorten it to {REASON_LENGTH:,}."
         )
     return text
 
@@ -331,6 +358,8 @@ def _done(source_id: str, why: str, work: Coroutine[Any, Any, Done], *, as_json:
         )
     if not done.is_recorded:
         note("The service's history has no place for the reason.")
+    if done.consequence is not None:
+        note(done.consequence)
     return 0
 
 

@@ -25,6 +25,7 @@ from ladon_storage.cli.output import Json, log_to_notes, note, print_json, print
 from ladon_storage.cli.stored import Filters, NotListedError, Storage, StorageAddress, opened
 from ladon_storage.cli.watermarks import Prefix, collected, tell_not_listed
 from ladon_storage.cli.watermarks_changing import (
+    REASON_LENGTH,
     Force,
     Reason,
     RefusedError,
@@ -35,6 +36,7 @@ from ladon_storage.cli.watermarks_changing import (
 from ladon_storage.errors import ConfigurationError
 from ladon_storage.models import (
     EMPTY_WATERMARK,
+    IMPORTED,
     ChangeAction,
     Precondition,
     Watermark,
@@ -111,7 +113,8 @@ def import_(
 
     log_to_notes()
     given = _read(document)
-    why = "imported from another storage" if reason is None else asked_reason(reason)
+    # It begins alike: what an import moves is no range that an operator left out.
+    why = IMPORTED if reason is None else f"{IMPORTED}: {asked_reason(reason)}"[:REASON_LENGTH]
     moved = running.run(_import(file, storage, given, why, force=force))
     if json:
         print_json([each.model_dump(mode="json") for each in moved])

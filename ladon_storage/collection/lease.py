@@ -46,8 +46,10 @@ from ladon_storage.models import (
     EMPTY_WATERMARK,
     Precondition,
     Watermark,
+    WatermarkChange,
     WatermarkStatus,
     WatermarkUpdate,
+    meant,
 )
 
 logger = logging.getLogger(__name__)
@@ -197,8 +199,41 @@ class SourceLease:
         Raises:
             StorageError: The history could not be read.
         """
+        async for change in self._moves():
+            # One that moved to no instant was deleted, or reset to *nothing collected*.
+            moved_to = change.to_timestamp or EMPTY_WATERMARK
+            if moved_to <= limit:
+                return moved_to
+        return None
+
+    async def is_set_by_hand(self, durable: datetime | None) -> bool:
+        """Return whether an operator moved the watermark forward, over a range from ``durable`` on.
+
+        No run has moved it since, so all that a sink with this position lacks of it is what the
+        operator left out. A timestamp that was in the future is a mistake, and no choice.
+
+        Args:
+            durable: The sink's position; ``None``: it has nothing of the source.
+
+        Raises:
+            StorageError: The history could not be read.
+        """
+        to = self.before
+        async for change in self._moves():
+            is_of_the_future = to == self.before and to is not None and to > change.at
+            if not change.is_by_hand or change.to_timestamp != to or is_of_the_future:
+                break
+            to = change.from_timestamp
+            if meant(to) is None:
+                return durable is None
+            if durable is not None and to is not None and to <= durable:
+                return True
+        return False
+
+    async def _moves(self) -> AsyncIterator[WatermarkChange]:
+        """Yield the changes that moved the watermark, the latest first, as far as it is kept."""
         if not isinstance(self._storage, SupportsHistory):
-            return None
+            return
         before: int | None = None
         for _ in range(HISTORY_PAGES):
             try:
@@ -206,18 +241,15 @@ class SourceLease:
                     self.source_id, moved=True, limit=CHANGES_PER_PAGE, before=before
                 )
             except StorageResponseError as error:
-                if error.status not in (400, 405):  # a service without this parameter
+                # A service without this parameter, or a gateway that lets only watermarks through.
+                if error.status not in (400, 403, 404, 405):
                     raise
-                return None
+                return
             for change in page.changes if page else ():
-                # One that moved to no instant was deleted, or reset to *nothing collected*.
-                moved_to = change.to_timestamp or EMPTY_WATERMARK
-                if moved_to <= limit:
-                    return moved_to
+                yield change
             before = page.next if page else None
             if before is None:
-                break
-        return None
+                return
 
     def _refuse_if_held(self, stored: Watermark) -> None:
         written = stored.last_run_timestamp

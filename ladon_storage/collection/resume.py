@@ -3,6 +3,8 @@
 - A sink that remembers its position decides. If the position is behind the watermark (restored from
   a backup, dropped), a run starts there instead of leaving a hole. If it is ahead (a crash), the
   run resumes there. A watermark that an operator moved back wins: that range is read again.
+- A watermark that an operator moved forward wins where the history knows it, and only over a sink
+  that reaches to where it was: another one lacks more than the operator left out.
 - A watermark in the future is not believed. The latest plausible one in the service's history
   replaces it, and the rules above apply. Without a history the sink's position replaces it.
 """
@@ -76,11 +78,14 @@ async def plan_resume(source: Source, sink: Sink, lease: SourceLease, run: Run) 
     limit = lease.now() + _CLOCK_RESOLUTION
     if lease.before is not None and lease.before > limit:
         lease.before = await _last_sane(source, lease, position, limit, limits)
+    durable, behind = lease.before, None
     if supports(sink, SupportsPosition):
-        durable = _durable(source, lease, position, limit)
         behind = _behind(position, lease.before)
-    else:
-        durable, behind = lease.before, None
+        if behind is not None and await lease.is_set_by_hand(behind.start):
+            _tell_left_out(source, behind)
+            behind = None
+        else:
+            durable = _durable(source, lease, position, limit)
     if durable is None or durable == EMPTY_WATERMARK:
         origin = _origin(source, lease, position, limits, now)
         # A later run resumes here if there is nothing yet: its own lookback would begin later.
@@ -174,7 +179,8 @@ def _durable(
                 logging.WARNING,
                 source,
                 f"The sink has nothing of source {source.source_id!r}, whose watermark is at "
-                f"{before.isoformat()}: it is new or was dropped; it is filled from the beginning.",
+                f"{before.isoformat()}: it is new or was dropped, or the watermark was set by "
+                "hand or imported; it is filled from the beginning.",
             )
         return None
     if position.timestamp > limit:
@@ -185,7 +191,8 @@ def _durable(
             source,
             f"The sink has source {source.source_id!r} up to {position.timestamp.isoformat()}, "
             f"and its watermark is at {before.isoformat()}: the sink was restored from a backup, "
-            "or another one is collected into; it is filled from its own position.",
+            "another one is collected into, or the watermark was set by hand or imported; it is "
+            "filled from its own position.",
         )
         return position.timestamp
     # An operator who moved or deleted the watermark since that run wants it read again.
@@ -202,6 +209,21 @@ def _durable(
         )
         return position.timestamp
     return before
+
+
+def _tell_left_out(source: Source, behind: SinkBehind) -> None:
+    bounds = f"until={behind.end.isoformat()}"
+    has = "nothing"
+    if behind.start is not None:
+        bounds = f"since={behind.start.isoformat()}, {bounds}"
+        has = f"all up to {behind.start.isoformat()}"
+    _tell(
+        logging.WARNING,  # a mistake of the operator's is a hole that no later run reads
+        source,
+        f"The sink has {has} of source {source.source_id!r}, and an operator moved its watermark "
+        f"to {behind.end.isoformat()}: the run begins there; collect what that leaves out by a "
+        f"backfill: {bounds}.",
+    )
 
 
 def _warn_of_lookback(

@@ -31,6 +31,7 @@ from ladon_storage.project.tables import (
 )
 from ladon_storage.registry import MISSING, Problem, made, nearest, sentence, unknown
 from ladon_storage.settings import check_folder
+from ladon_storage.values import seen
 
 _TABLES: dict[str, type[BaseModel]] = {
     "storage": StorageTable,
@@ -121,8 +122,12 @@ def read(file: Path, *, absolute: bool = False) -> dict[str, Any]:
     defaults = document.get("defaults", {})
     for name in ("sinks", "sources"):
         tables[name] = {}
+        shown: dict[str, str] = {}
         for key, fields in document.get(name, {}).items():
             place = table_place(name, key)
+            if (other := shown.setdefault(seen(key), key)) != key:
+                text = f"looks like [{table_place(name, other)}] in a list. Rename one of them"
+                raise error_at(file, place, Problem("", text))
             if not isinstance(fields, dict):
                 text = f"should be a table. Write [{place}] above its keys"
                 raise error_at(file, name, Problem(key, text))

@@ -28,6 +28,7 @@ from aiohttp import hdrs
 from ladon_storage.errors import ConfigurationError, RequestError
 from ladon_storage.server.dialect import Connection
 from ladon_storage.server.rows import from_microseconds, to_microseconds
+from ladon_storage.values import check_form, seen
 
 if TYPE_CHECKING:  # a store in a file of one's own needs no server
     from aiohttp import web
@@ -239,10 +240,20 @@ def add_token(
     """Store a new token, and return its secret, which is kept nowhere.
 
     Raises:
-        ConfigurationError: There is a token of this name.
+        ConfigurationError: There is a token of this name, or of one that looks the same in a list;
+            or the name has another form than the one that names have.
     """
-    if name == OPERATOR:
+    try:
+        check_form(name, "A token's name")
+    except ValueError as error:
+        raise ConfigurationError(f"{error}; choose another than {name!a}.") from None
+    if seen(name) == OPERATOR:
         raise ConfigurationError(f"{name!r} is the service's own token; choose another name.")
+    if alike := [each for each in look_alikes(connection, name) if each != name]:
+        raise ConfigurationError(
+            f"There is a token {alike[0]!a}, which looks the same in a list. Revoke it first, "
+            "or choose another name."
+        )
     secret = "ladon_" + secrets.token_urlsafe(32)
     row = (name, digest(secret.encode()), int(read_only), prefix, to_microseconds(now))
     added = connection.execute(
@@ -260,6 +271,11 @@ def add_token(
 def revoke_token(connection: Connection, name: str) -> bool:
     """Delete a token; return whether there was one."""
     return connection.execute("DELETE FROM tokens WHERE name = ?", (name,)).rowcount == 1
+
+
+def look_alikes(connection: Connection, name: str) -> list[str]:
+    """Return the names of stored tokens that a reader sees as this name, such as an older one's."""
+    return [each.name for each in stored_tokens(connection) if seen(each.name) == seen(name)]
 
 
 def stored_tokens(connection: Connection) -> list[StoredToken]:

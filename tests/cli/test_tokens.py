@@ -64,6 +64,35 @@ def test_token_that_nobody_can_read_is_not_kept(tmp_path: Path, where: str) -> N
             assert stored_tokens(connection) == []
 
 
+@pytest.mark.parametrize(
+    "name", ["rw ", " rw", "rw\u00a0", "r\u200bw", "e\u0301", "rw\ufe0f", "\uff52w"]
+)
+def test_name_that_looks_like_another_is_refused(ladon: Command, name: str) -> None:
+    """Revoking the one that is seen must not leave one that is not; case can be seen."""
+    for plain in ("rw", "\u00e9", "RW", "a b"):
+        assert ladon("tokens", "add", plain, "--database", "w.db").code == 0
+    refused = ladon("tokens", "add", name, "--database", "w.db")
+    assert refused.code == 2
+    assert "choose another" in refused.sentence
+    assert len(ladon("tokens", "list", "--database", "w.db", "--json").json) == 4
+
+
+def test_stored_name_that_looks_like_another_is_seen_and_revoked(ladon: Command) -> None:
+    """One from before is listed in quotes, told when the other is revoked, and can be revoked."""
+    ladon("tokens", "add", "rw", "--database", "w.db")
+    with closing(open_database(ladon.folder / "w.db")) as connection:
+        connection.execute(
+            "INSERT INTO tokens (name, digest, read_only, prefix, created_at) "
+            "SELECT 'rw ', x'00', read_only, prefix, created_at FROM tokens"
+        )
+    assert "'rw '" in ladon("tokens", "list", "--database", "w.db").out
+    first = ladon("tokens", "revoke", "rw", "--database", "w.db")
+    assert (first.code, "Token 'rw ' looks the same, and still works" in first.err) == (0, True)
+    assert ladon("tokens", "add", "rw", "--database", "w.db").code == 2
+    assert ladon("tokens", "revoke", "rw ", "--database", "w.db").code == 0
+    assert ladon("tokens", "list", "--database", "w.db", "--json").json == []
+
+
 def test_missing_database_is_not_made_by_a_list(ladon: Command) -> None:
     """A mistyped file is named, and nothing is created."""
     listed = ladon("tokens", "list", "--database", "absent.db")

@@ -14,7 +14,7 @@ import pytest
 from ladon_storage.client import StorageServiceClient
 from ladon_storage.connect import new_client
 from ladon_storage.embedded import EmbeddedStorage
-from ladon_storage.models import HONEST_SKEW, Watermark
+from ladon_storage.models import HONEST_SKEW, IMPORTED, Watermark
 from ladon_storage.settings import StorageSettings
 from tests.base_service import base_service
 from tests.cli.called import Command
@@ -148,6 +148,9 @@ async def test_change_is_shown_and_recorded_with_its_reason(ladon: Command, kind
         ["after", "2026-01-02 00:00:00 UTC, success"],
         ["reason", REASON[1]],
     ]
+    assert "if its sink has nothing of the source" in seeded.err
+    assert "leaves out what is after 2026-01-01T00:00:00+00:00" in moved.err
+    assert "next run begins" not in reset.err
     assert moved.json["before"]["last_successful_timestamp"] == "2026-01-01T00:00:00+00:00"
     assert moved.json["after"]["last_successful_timestamp"] == "2026-01-03T00:00:00+00:00"
     assert back.code == REFUSED
@@ -243,6 +246,7 @@ async def test_base_contract_offers_what_it_can(ladon: Command) -> None:
         listed = await ladon.later("watermarks", "list", *to, "--json")
     assert (seeded.code, back.code, shown.code) == (0, REFUSED, 0)
     assert "no place for the reason" in seeded.err
+    assert "the next run begins at that position" in seeded.err
     assert shown.json["last_successful_timestamp"] == "2026-01-01T00:00:00+00:00"
     assert [each.code for each in lacking] == [NOT_OFFERED] * 6
     assert [each["source_id"] for each in listed.json] == ["kev", "nvd"]
@@ -267,6 +271,27 @@ async def test_release_that_the_service_ignored_fails(ladon: Command) -> None:
         done = await ladon.later("watermarks", "release", "kev", *REASON, "--storage", server.url)
     assert (done.code, done.out) == (1, "")
     assert "did not store that" in done.sentence
+
+
+@kinds
+async def test_move_into_the_future_is_said_to_begin_nowhere(ladon: Command, kind: str) -> None:
+    """It is stored, since a watermark may be a day ahead, and no run will believe it."""
+    async with stored(ladon, kind) as (at, _):
+        to = (datetime.now(UTC) + timedelta(hours=9)).isoformat()
+        done = await ladon.later("watermarks", "set", "kev", to, *REASON, "--storage", at)
+    assert (done.code, "in the future, where no run begins" in done.err) == (0, True)
+
+
+@pytest.mark.parametrize(("reason", "told"), [([], IMPORTED), (REASON, f"{IMPORTED}: {REASON[1]}")])
+async def test_import_is_no_move_by_hand(ladon: Command, reason: list[str], told: str) -> None:
+    """With a reason of one's own, too: a new sink is filled from the beginning after it."""
+    row = {"source_id": "kev", "status": "failed", "last_successful_timestamp": DAY.isoformat()}
+    ladon.write("out.json", json.dumps({"format": 1, "watermarks": [row]}))
+    async with stored(ladon, "service") as (to, client):
+        await ladon.later("watermarks", "import", "out.json", *reason, "--storage", to)
+        history = await client.watermark_history("kev", moved=True)
+    assert history is not None
+    assert [(each.reason, each.is_by_hand) for each in history.changes] == [(told, False)]
 
 
 @pytest.mark.parametrize(("origin", "target"), [("file", "service"), ("service", "file")])

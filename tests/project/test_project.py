@@ -218,6 +218,18 @@ def test_name_that_is_not_there_has_a_nearest_one(tmp_path: Path) -> None:
         project.sink("x")
 
 
+@pytest.mark.parametrize("other", ["kev ", "kev\\u200b", "\\uff4bev"])
+@pytest.mark.parametrize("kind", ["sources", "sinks"])
+def test_names_that_look_alike_are_refused(tmp_path: Path, kind: str, other: str) -> None:
+    """Nobody could tell their rows apart; names that differ to the eye, also in case, may stay."""
+    fields = {"sources": 'kind = "kev"', "sinks": 'url = "sqlite:///r.db"'}[kind]
+    more = '\nsource_id = "other"\n' if kind == "sources" else "\n"
+    odd = f'[{kind}."{other}"]\n{fields}{more}'
+    with pytest.raises(ConfigurationError, match=rf"looks like \[{kind}.kev\] in a list"):
+        Project.load(written(tmp_path, f"[{kind}.kev]\n{fields}\n{odd}"))
+    Project.load(written(tmp_path, f"[{kind}.KEV]\n{fields}\n{odd}"))
+
+
 SINK = '[sinks.records]\nurl = "sqlite:///r.db"\n'
 KEV = '[sources.kev]\nkind = "kev"\n'
 REST = '[sources.r]\nkind = "rest"\nurl = "https://x.example"\ntimestamps = ["at"]\n'
