@@ -10,13 +10,13 @@ import asyncio
 import os
 import random
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from email.utils import format_datetime
 from typing import Any, Literal
 
 from aiohttp import web
 
-from ladon_storage.testing.judging.ticking_feed import BEGIN, State, TickingFeed, Ticks
+from ladon_storage.testing.judging.ticking_feed import State, TickingFeed, Ticks
 
 PAGE = 10
 
@@ -84,7 +84,6 @@ async def serve_feed(feed: TickingFeed, ticks: Ticks, manner: Manner, announce: 
 
     async def records(request: web.Request) -> web.StreamResponse:
         tick = int(request.query.get("tick", ticks.now))
-        date = BEGIN + timedelta(minutes=tick, seconds=30)
         page, size = int(request.query["page"]), PAGE
         items = _items(feed.at(tick), request.query.get("start", ""))
         if manner.ordered:
@@ -93,7 +92,7 @@ async def serve_feed(feed: TickingFeed, ticks: Ticks, manner: Manner, announce: 
             random.Random(tick).shuffle(items)
         some = items[page * size : (page + 1) * size]
         body = {"tick": tick, "items": some, "more": len(items) > (page + 1) * size}
-        return await answered(request, body, date)
+        return await answered(request, body, feed.clock(tick))
 
     async def listed(request: web.Request) -> web.StreamResponse:
         if ticks.coming and draw.random() < 0.15:
@@ -113,7 +112,7 @@ async def serve_feed(feed: TickingFeed, ticks: Ticks, manner: Manner, announce: 
             body["total"] = len(items)
         if manner.paging == "next" and len(items) > first + size:
             body["next"] = str(request.rel_url.update_query(page=page + 1))
-        return await answered(request, body, BEGIN + timedelta(minutes=tick, seconds=30))
+        return await answered(request, body, feed.clock(tick))
 
     async def answered(request: web.Request, body: Any, date: datetime) -> web.StreamResponse:
         await asyncio.sleep(draw.random() * 0.004)

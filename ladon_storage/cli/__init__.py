@@ -24,8 +24,12 @@ from ladon_storage.errors import ConfigurationError, LadonStorageError
 if TYPE_CHECKING:
     from cyclopts import CycloptsError
 
-DONE, FAILED, USAGE = 0, 1, 2
-"""The exit codes; a signal that ended the command has 128 and its number."""
+DONE, FAILED, USAGE, UNREAD = 0, 1, 2, 141
+"""The exit codes; a signal that ended the command has 128 and its number.
+
+``UNREAD`` is that of SIGPIPE, as of other programs: all is done, and the reader of the output had
+gone before it had all of it.
+"""
 
 LEAST_COLUMNS = 20
 """The width below which a terminal folds lines itself: rich would leave texts out, or not end."""
@@ -69,7 +73,9 @@ def _main(arguments: Sequence[str] | None) -> int:
 
     from ladon_storage.cli.app import app
     from ladon_storage.cli.ended import Ended
+    from ladon_storage.cli.output import OUTPUT
 
+    OUTPUT.is_unread = False
     if sys.stdout is None:  # closed by the caller, who wants no output
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
     for stream in (sys.stdout, sys.stderr):
@@ -85,7 +91,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         tokens = [*(each for each in tokens if each != "-"), "--", "-"]
     try:
         outcome = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-        sys.stdout.flush()  # here, where a reader that has gone is no surprise
+        OUTPUT.flush()  # here, where a reader that has gone is no surprise
     except CycloptsError as error:
         chain = " ".join(error.command_chain or ())
         called = f"ladon-storage {chain}".strip()
@@ -106,7 +112,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             _say("Ended by SIGINT.")
             return 130
         if isinstance(error.__context__, BrokenPipeError):  # what rich makes of it, as of a help
-            return FAILED
+            return UNREAD
         # Of a custom class: no verb ends like that. Its text may be a secret.
         from ladon_storage.collection.foreign_errors import place_of
 
@@ -115,9 +121,9 @@ def _main(arguments: Sequence[str] | None) -> int:
             "error there instead of calling sys.exit()."
         )
         return FAILED
-    except BrokenPipeError:  # the reader of the output has gone
-        return FAILED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and OUTPUT.flush():  # of a verb that flushed itself
+            return UNREAD
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
         if isinstance(error, OSError) and error.errno == ENOSPC and error.filename is None:
@@ -135,16 +141,19 @@ def _main(arguments: Sequence[str] | None) -> int:
         return FAILED
     if not tokens:  # the help was printed instead of a result
         return USAGE
-    return outcome if isinstance(outcome, int) else DONE
+    code = outcome if isinstance(outcome, int) else DONE
+    return UNREAD if code == DONE and OUTPUT.is_unread else code
 
 
 def _plain(error: CycloptsError) -> str:
     """Return what a wrong call is, in one line and without Python's lists."""
     from difflib import get_close_matches
 
-    from cyclopts import UnknownOptionError
+    from cyclopts import RepeatArgumentError, UnknownOptionError, UnusedCliTokensError
 
-    unused = getattr(error, "unused_tokens", None)
+    if isinstance(error, RepeatArgumentError):
+        option = error.token.keyword
+        return f"{option} is given twice, or together with its opposite; leave one of them out."
     if isinstance(error, UnknownOptionError):
         # With a verb that takes names, the names before it are unused as well.
         option = (error.token.keyword or error.token.value).partition("=")[0][:100]
@@ -153,8 +162,8 @@ def _plain(error: CycloptsError) -> str:
             return f"What follows -- is a name, and no option: put {option} before it."
         near = get_close_matches(option, known, n=1)
         return f"Unknown option: {option}.{f' Did you mean {near[0]}?' if near else ''}"
-    if unused:
-        return f"There is no place for the argument {unused[0][:100]!r}."
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"There is no place for the argument {error.unused_tokens[0][:100]!r}."
     return " ".join(str(error).split())
 
 

@@ -23,8 +23,8 @@ _FILE = "The file is ladon.toml in the working directory unless --file or LADON_
 DESCRIPTION = (
     "Collect feeds, APIs and tables, and resume exactly where durable data ends."
     "\n\nExit codes: 0 done; 1 failed; 2 the usage or the configuration is wrong; 128 and the "
-    "signal's number where a signal ended it. Standard output has the data, standard error "
-    "everything else."
+    "signal's number where a signal ended it; 141 done, but the reader of the output had gone. "
+    "Standard output has the data, standard error everything else."
 )
 
 _OTHER = Group("Other", sort_key=9)

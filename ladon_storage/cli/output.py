@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -21,16 +22,60 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+
+def is_output_closed() -> bool:
+    """Return whether the caller has closed standard output, in whose place is the null device."""
+    return getattr(sys.stdout, "name", "") == os.devnull
+
+
+def _check_json(_: object, value: bool) -> None:
+    if value and is_output_closed():
+        raise ValueError(
+            "Standard output is closed, and the JSON would be lost. Redirect it to a file or leave "
+            "--json out."
+        )
+
+
 Json = Annotated[
     bool,
     Parameter(
         name="--json",
+        validator=_check_json,
         negative=(),
         show_default=False,
         help="Print JSON instead of text and tables.",
     ),
 ]
 """The option of each verb that prints data."""
+
+
+class _Output:
+    """Standard output, whose reader may go away: what a verb does is worth more, and goes on."""
+
+    is_unread = False
+
+    def write(self, text: str) -> None:
+        """Write a text."""
+        try:
+            sys.stdout.write(text)
+        except BrokenPipeError:
+            self._drop()
+
+    def flush(self) -> bool:
+        """Write what is kept back, and return whether the reader turned out to have gone."""
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self._drop()
+            return True
+        return False
+
+    def _drop(self) -> None:
+        self.is_unread = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+OUTPUT = _Output()
 
 _PIPE_WIDTH = 10_000
 _LEAST_CELL = 10
@@ -66,7 +111,7 @@ def note_console() -> Console:
 
 def print_json(value: Any) -> None:
     """Print data as JSON."""
-    sys.stdout.write(f"{json.dumps(value, indent=2)}\n")
+    OUTPUT.write(f"{json.dumps(value, indent=2)}\n")
 
 
 def counted(number: int, noun: str) -> str:
@@ -80,7 +125,7 @@ def counted(number: int, noun: str) -> str:
 
 def print_text(text: str) -> None:
     """Print data as it is."""
-    sys.stdout.write(f"{text}\n")
+    OUTPUT.write(f"{text}\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

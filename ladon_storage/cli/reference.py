@@ -22,10 +22,12 @@ stands here. `ladon-storage --install-completion` makes the shell complete verbs
 | 1 | failed: a source, the storage or a check; standard error has the reason in one sentence |
 | 2 | the usage or the configuration is wrong; nothing was done |
 | 128 + number | a signal ended it; a run that was in flight has written that it failed |
+| 141 | done, and the reader of standard output, such as `head`, had gone before all was printed |
 
 Standard output has the data, and standard error everything else. With `--json` the data is JSON.
 In a pipe there are no colours, and each row of a table is one line. `NO_COLOR` takes the colours
-away on a terminal too.
+away on a terminal too. A reader that goes away ends no work: a failure has its own code and its
+sentence on standard error. With standard output closed, `--json` is refused.
 
 An error of a class of your own is one sentence too. `LADON_TRACEBACK=1` prints its traceback.
 

@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +15,7 @@ from cyclopts import Parameter
 
 from ladon_storage.cli.databases import Database, database_of
 from ladon_storage.cli.options import check_above_zero
-from ladon_storage.cli.output import print_text
+from ladon_storage.cli.output import OUTPUT, print_text
 from ladon_storage.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -151,5 +150,5 @@ async def _serve(database: Path | str, host: str, port: int, options: dict[str, 
         gc.freeze()
         gc.set_threshold(_GARBAGE)
         print_text(address)
-        sys.stdout.flush()  # the caller waits for it
+        OUTPUT.flush()  # the caller waits for it
         await stop.wait()

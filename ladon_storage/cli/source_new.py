@@ -33,7 +33,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ladon_storage.collection import Page, Record, Reject
+from ladon_storage.collection import Page, Record, Reject, parse_json
 
 
 class {cls}(BaseModel):
@@ -71,13 +71,18 @@ class {cls}(BaseModel):
             return Reject.of(f"{{type(error).__name__}}: {{error}}", item)
 
     async def fetch(self, start: datetime | None) -> list[dict[str, Any]]:
-        """Return the items of your system from ``start`` on: replace these three."""
-        items = [
-            {{"id": number, "updated_at": f"2024-01-0{{number}}T00:00:00+00:00", "title": "Text"}}
-            for number in (1, 2, 3)
-        ]
+        """Return the items of your system from ``start`` on: replace this text with its answer.
+
+        ``parse_json`` keeps the digits of numbers; ``json.loads`` would make 0.1 of 0.10.
+        """
+        answer = """[
+            {{"id": 1, "updated_at": "2024-01-01T00:00:00+00:00", "score": 0.10}},
+            {{"id": 2, "updated_at": "2024-01-02T00:00:00+00:00", "score": 0.25}},
+            {{"id": 3, "updated_at": "2024-01-03T00:00:00+00:00", "score": 7}}
+        ]"""
+        items: list[dict[str, Any]] = parse_json(answer)
         begin = start or datetime.min.replace(tzinfo=UTC)
-        return [each for each in items if datetime.fromisoformat(str(each["updated_at"])) >= begin]
+        return [each for each in items if datetime.fromisoformat(each["updated_at"]) >= begin]
 '''
 
 _TEST = '''"""What must hold for {cls}, however it reads: run it with `pytest test_{name}.py`."""

@@ -15,7 +15,13 @@ from cyclopts import Parameter
 from ladon_storage.cli import FAILED
 from ladon_storage.cli.databases import Database, database_of
 from ladon_storage.cli.options import check_text
-from ladon_storage.cli.output import Json, note, print_json, print_table, print_text
+from ladon_storage.cli.output import (
+    Json,
+    is_output_closed,
+    note,
+    print_json,
+    print_table,
+)
 from ladon_storage.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -42,14 +48,14 @@ def add(
 
     if not name.isprintable() or not 1 <= len(name) <= 64:
         raise ConfigurationError("A token's name has 1 to 64 visible characters; choose another.")
-    if getattr(sys.stdout, "name", "") == os.devnull:  # in place of one that is closed
+    if is_output_closed():
         raise ConfigurationError("A token is printed only once, and standard output is closed.")
     file = database_of(database)
     is_new = isinstance(file, Path) and not file.exists()
     with _opened(database, make=True) as connection:
         token = add_token(connection, name, datetime.now(UTC), read_only=read_only, prefix=prefix)
         try:
-            print_text(token)
+            sys.stdout.write(f"{token}\n")  # itself: a reader that has gone is an error here
             sys.stdout.flush()
         except OSError as error:
             revoke_token(connection, name)

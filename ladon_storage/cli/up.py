@@ -19,7 +19,6 @@ import fcntl
 import os
 import re
 import socket
-import sys
 from asyncio.subprocess import STDOUT, Process
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from cyclopts import Parameter
 
 from ladon_storage.cli.ended import Ended
 from ladon_storage.cli.options import File, Table
-from ladon_storage.cli.output import note, print_facts
+from ladon_storage.cli.output import OUTPUT, note, print_facts
 from ladon_storage.databases import escaped
 from ladon_storage.errors import ConfigurationError
 
@@ -191,7 +190,7 @@ async def _up(described: Described, folder: Path, prefect_port: int, storage_por
                 ("Logs", str(folder / "*.log")),
             ]
         )
-        sys.stdout.flush()
+        OUTPUT.flush()
         note("Ctrl-C ends it all; the next start resumes from here.")
         await refuse_ended(prefect, *served, Part("The runner of the deployments", runner, log))
 

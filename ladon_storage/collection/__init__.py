@@ -11,6 +11,7 @@ from ladon_storage.lazy import offer
 
 if TYPE_CHECKING:
     from ladon_storage.collection.credentials import resolve_secret
+    from ladon_storage.collection.json_values import Number, parse_json
     from ladon_storage.collection.ledger import Counts, Gap
     from ladon_storage.collection.protocols import (
         KnownContent,
@@ -46,6 +47,7 @@ __all__ = [
     "Gap",
     "KnownContent",
     "Limits",
+    "Number",
     "Page",
     "Position",
     "Record",
@@ -66,6 +68,7 @@ __all__ = [
     "extract",
     "joined_id",
     "paged",
+    "parse_json",
     "resolve_secret",
     "run",
 ]
@@ -74,6 +77,7 @@ offer(
     __name__,
     {
         "credentials": ("resolve_secret",),
+        "json_values": ("Number", "parse_json"),
         "ledger": ("Counts", "Gap"),
         "protocols": (
             "KnownContent",

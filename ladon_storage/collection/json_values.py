@@ -41,10 +41,17 @@ _SCALARS = frozenset({str, int, bool, type(None)})
 class Number:
     """A number of JSON whose digits no ``int`` or ``float`` would keep; its text is its value.
 
+    It neither compares nor reckons with others: take ``float(value)``, ``int(value)`` or
+    ``Decimal(str(value))`` for that, which any number of `parse_json` allows. `Record.of`,
+    `Reject.of` and `joined_id` write its digits; ``json.dumps`` refuses it.
+
+    Args:
+        text: Its digits, as JSON has them.
+
     >>> parse_json("[0.10, 0.5, 1e400]")
     [0.10, 0.5, 1e400]
-    >>> parse_json("0.10") == Number("0.10"), str(Number("-0"))
-    (True, '-0')
+    >>> parse_json("0.10") == Number("0.10"), str(Number("-0")), float(Number("0.10"))
+    (True, '-0', 0.1)
     """
 
     __slots__ = ("text",)
@@ -60,6 +67,12 @@ class Number:
 
     def __hash__(self) -> int:
         return hash(self.text)
+
+    def __float__(self) -> float:
+        return float(self.text)
+
+    def __int__(self) -> int:
+        return int(self.text if self.is_whole else float(self))
 
     @property
     def is_whole(self) -> bool:
@@ -82,9 +95,16 @@ class Number:
 def parse_json(text: str | bytes) -> Any:
     """Return a parsed JSON document, with every digit of its numbers.
 
+    A number that Python would write with other digits is a `Number`; all others are the usual
+    ``int`` or ``float``. It takes the place of ``json.loads``, also in aiohttp:
+    ``await response.json(loads=parse_json)``.
+
     Raises:
         ValueError: It is no JSON; ``NaN`` and infinities are none.
         RecursionError: It is nested too deeply.
+
+    >>> parse_json('{"id": 7, "price": 1.10}')
+    {'id': 7, 'price': 1.10}
     """
     with uncollected():
         return json.loads(text, **_hooks())

@@ -88,7 +88,8 @@ class Record:
         Args:
             record_id: Its id.
             timestamp: Its time according to the source.
-            content: The value; its numbers may be `Number`.
+            content: The value. Of `parse_json` it has the digits of its numbers, which those of
+                ``json.loads`` may have lost.
             unversioned: Dotted paths of fields that do not change the version; the payload keeps
                 them.
 

@@ -188,6 +188,8 @@ def test_length_that_does_not_exist_is_refused(
         (["watermarks", "list", "--prefx", "a"], "Unknown option: --prefx. Did you mean --prefix?"),
         (["collect", "kev", "--quite-else", "3"], "Unknown option: --quite-else. See"),
         (["collect", "kev", "-x"], "Unknown option: -x. See"),
+        (["collect", "kev", "--prefect", "--no-prefect"], "--no-prefect is given twice, or"),
+        (["collect", "kev", "--sink", "a", "--sink", "b"], "--sink is given twice, or"),
     ],
 )
 def test_misspelt_option_is_named_with_the_nearest(
@@ -372,7 +374,62 @@ def test_reader_of_notes_that_goes_away_ends_no_work(tmp_path: Path) -> None:
     assert "kev" in (tmp_path / "out").read_text()
 
 
+def unread(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Return the outcome of the command, whose standard output has lost its reader."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "ladon_storage.cli", *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # each line is written at once
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+
+
 def test_reader_that_goes_away_ends_the_command_without_a_traceback(tmp_path: Path) -> None:
-    """Piped into ``head``, the command ends in silence."""
-    done = in_shell("--help | true", tmp_path)
-    assert done.stderr == ""
+    """Piped into ``head``, the command ends in silence, with the code of SIGPIPE."""
+    done = unread(tmp_path, "--help")
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)], ids=["table", "json"])
+def test_work_whose_output_has_no_reader_is_done_and_no_failure(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """A caller tells it from a run that failed, whose reason is on standard error all the same."""
+    (tmp_path / "own.py").write_text(OWN)
+    sink = ("--sink", "sqlite:///records.db", *more)
+    done = unread(tmp_path, "collect", "own:Own", *sink)
+    assert (done.returncode, "failed" in done.stderr) == (141, False)
+    failed = unread(tmp_path, "collect", "own:Own", "own:Broken", *sink)
+    assert failed.returncode == 1
+    assert "broken failed: KeyError" in failed.stderr
+
+
+def test_connection_that_breaks_is_no_reader_that_goes_away(
+    ladon: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the same error, and is said."""
+
+    def breaking(*_: object, **__: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("ladon_storage.cli.choosing.load_project", breaking)
+    called = ladon("collect", "kev", "--no-prefect")
+    assert (called.code, "BrokenPipeError" in called.sentence) == (1, True)
+
+
+def test_json_for_a_closed_output_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    """It was asked for, and would be lost."""
+    (tmp_path / "own.py").write_text(OWN)
+    done = in_shell("collect own:Own --sink sqlite:///records.db --json >&-", tmp_path)
+    assert done.returncode == 2
+    assert "Standard output is closed" in done.stderr
+    assert not list(tmp_path.glob("*.db"))

@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ladon_storage.cli.source_new import _CLASS
+from ladon_storage.testing import Answer, FeedServer
 from tests.cli.called import Command
 from tests.documents import ROOT, blocks
 
+TUTORIAL = ROOT / "docs" / "tutorial" / "own-source.md"
 PAGES = sorted((ROOT / "docs" / "tutorial").glob("*.md"))
 MIRROR = "127.0.0.1:8000"
 FAILS = {
@@ -113,3 +117,30 @@ def test_tutorial_can_be_followed(page: Path, ladon: Command, mirror: str) -> No
             for command, shown in block.commands:
                 reader.type(command, shown)
     assert len(reader.typed) >= 3
+
+
+SENT = '{"id":"1","updated_at":"2024-01-01T00:00:00+00:00","price":1.10,"big":12345678901234567.89}'
+
+
+@pytest.mark.parametrize("page", [TUTORIAL, ROOT / "docs" / "how-to" / "test-your-own.md"])
+async def test_own_class_of_a_page_keeps_the_digits_that_were_sent(page: Path) -> None:
+    """As the sources of this package do: README promises it of all."""
+    [code] = [
+        each.text
+        for each in blocks(page)
+        if re.search(r"^class Tickets\b", each.text, re.MULTILINE)
+    ]
+    names: dict[str, Any] = {"__name__": "tickets"}
+    exec(compile(code, page, "exec", dont_inherit=True), names)
+    body, headers = f'{{"tickets": [{SENT}]}}'.encode(), {"Content-Type": "application/json"}
+    async with FeedServer(Answer(body, headers=headers)) as feed:
+        read = [each async for each in names["Tickets"](url=feed.url).pages(None, None)]
+    assert [record.payload for page in read for record in page.records] == [SENT]
+
+
+async def test_class_of_source_new_keeps_the_digits_that_it_shows() -> None:
+    """Its first item has a number that Python would write with other digits."""
+    names: dict[str, Any] = {"__name__": "own"}
+    exec(_CLASS.format(name="own", cls="Own"), names)
+    first = await anext(aiter(names["Own"]().pages(None, None)))
+    assert '"score":0.10}' in first.records[0].payload

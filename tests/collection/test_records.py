@@ -142,6 +142,15 @@ def test_payload_has_the_digits_that_were_sent(number: str, odd: bool) -> None:
     assert Record.of("1", at(0), parse_json(sent)).payload == sent
 
 
+@pytest.mark.parametrize("text", ["0.10", "-0", "7", "0.5", "12345678901234567890", "1e3", "1e400"])
+def test_number_of_any_class_can_be_reckoned_with(text: str) -> None:
+    """A source need not ask which class a number has: the digits decide it, not the field."""
+    value = parse_json(text)
+    assert float(value) == float(text)
+    if float(text) < 1e300:
+        assert int(value) == int(Decimal(text))
+
+
 @settings(deadline=None)
 @given(one=NUMBERS, other=NUMBERS)
 def test_numbers_that_differ_in_digits_are_two_versions(one: str, other: str) -> None:

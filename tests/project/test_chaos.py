@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,17 @@ def test_feed_is_the_same_for_the_same_seed() -> None:
     """A schedule can only be played again against the same feed."""
     assert TickingFeed("7").at(40) == TickingFeed("7").at(40)
     assert TickingFeed("7").at(40) != TickingFeed("8").at(40)
+
+
+def test_new_records_of_a_feed_are_further_apart_than_the_overlap() -> None:
+    """Else a run could lose a part of a page, and the next one's overlap would make up for it."""
+    feed = TickingFeed("1")
+    for tick in range(1, 60):
+        new = feed.at(tick).versions() - feed.at(tick - 1).versions()
+        times = [datetime.fromisoformat(at) for *_, at in new if at < FUTURE.isoformat()]
+        if times and max(times) - min(times) > 100 * OVERLAP:
+            return
+    pytest.fail("the overlap covers all that is new")
 
 
 def test_feed_has_the_habits_of_real_ones() -> None:

@@ -140,3 +140,66 @@ class ClockLoop(Loop):
 
     def move(self, database: sqlite3.Connection, at: datetime) -> None:
         super().move(database, datetime.now(UTC))
+
+
+class PageLoop(Loop):
+    """It moves its watermark with each page that is stored, as pages that come by time allow."""
+
+    def collect(self, url: str, folder: Path) -> None:
+        with self.opened(folder) as database:
+            mark = newest = self.mark(database)
+            page = f"{url}?{urlencode({'since': self.since(mark)})}"
+            while page:
+                with urlopen(page) as response:
+                    body = json.load(response)
+                page, items = body["next"], [item for item in body["items"] if "id" in item]
+                newest = max(
+                    [newest, *(datetime.fromisoformat(each["updated_at"]) for each in items)]
+                )
+                at = min(newest, datetime.fromisoformat(body["now"]))
+                self.take(database, items, at, is_last=not page)
+
+    def take(self, database: Any, items: list[Any], at: datetime, *, is_last: bool) -> None:
+        with database:
+            self.put(database, items)
+            self.move(database, at)
+
+    def put(self, database: sqlite3.Connection, items: list[Any]) -> None:
+        for each in items:
+            self.store(database, each, BEFORE_ALL)
+
+
+class MarkFirstLoop(PageLoop):
+    """It moves its watermark before the page is stored."""
+
+    def take(self, database: Any, items: list[Any], at: datetime, *, is_last: bool) -> None:
+        with database:
+            self.move(database, at)
+        with database:
+            self.put(database, items)
+
+
+class BufferLoop(PageLoop):
+    """It moves its watermark with each page, and stores pages together."""
+
+    def take(self, database: Any, items: list[Any], at: datetime, *, is_last: bool) -> None:
+        with database:
+            self.move(database, at)
+        self.kept = [*vars(self).get("kept", []), *items]
+        if is_last or len(self.kept) > 20:
+            with database:
+                self.put(database, self.kept)
+            self.kept = []
+
+
+class FinallyLoop(Loop):
+    """It moves its watermark to the time of the run, however that ended."""
+
+    def collect(self, url: str, folder: Path) -> None:
+        with urlopen(f"{url}?since=2100-01-01T00:00:00%2B00:00") as response:
+            now = datetime.fromisoformat(json.load(response)["now"])
+        try:
+            super().collect(url, folder)
+        finally:
+            with self.opened(folder) as database, database:
+                self.move(database, now)

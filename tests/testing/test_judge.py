@@ -48,6 +48,13 @@ def test_right_loop_passes_every_trial(judged: Judge) -> None:
     assert str(verdict).count("passed") == len(TRIALS)
 
 
+@pytest.mark.slow
+def test_right_loop_by_pages_passes_what_finds_a_wrong_one(judged: Judge) -> None:
+    """Its watermark moves with each page, and in the same transaction."""
+    verdict = judged(loops.PageLoop(), trials=["kills", "interrupts"], schedules=3)
+    assert verdict.passed, str(verdict)
+
+
 class Ours:
     """The engine of this package, from a JSON API into a table, with a short lease."""
 
@@ -103,7 +110,11 @@ def test_engine_of_this_package_passes(trial: Trial, judged: Judge) -> None:
         (loops.FirstWordLoop(), "updates", "stale"),
         (loops.FirstWordLoop(), "returns", "stale"),
         (loops.ClockLoop(), "ties", "lost"),
-        (loops.TieLoop(), "mixed", "lost"),
+        (loops.MarkFirstLoop(), "kills", "lost"),
+        (loops.MarkFirstLoop(), "interrupts", "lost"),
+        (loops.BufferLoop(), "kills", "lost"),
+        (loops.FinallyLoop(), "faults", "lost"),
+        (loops.TieLoop(), "mixed", "stale"),
         (loops.FirstWordLoop(), "mixed", "stale"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,

@@ -18,7 +18,7 @@ import json
 import mmap
 import os
 import struct
-from datetime import datetime, timedelta
+from datetime import datetime
 from email.utils import format_datetime
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from ladon_storage.testing.judging.ticking_feed import BEGIN, State, TickingFeed
+from ladon_storage.testing.judging.ticking_feed import State, TickingFeed
 from ladon_storage.testing.processes import Nursery
 
 PAGE_ITEMS = 10
@@ -110,7 +110,7 @@ async def _serve_for_ever(feed: TickingFeed, controls: Controls, pipe: int) -> N
         items = items_of(feed.at(tick), since)
         first, last = page * PAGE_ITEMS, (page + 1) * PAGE_ITEMS
         following = request.url.update_query(tick=tick, page=page + 1, since=since)
-        now = BEGIN + timedelta(minutes=tick, seconds=30)
+        now = feed.clock(tick)
         document = {
             "now": now.isoformat(),
             "items": items[first:last],

@@ -4,6 +4,8 @@
   timestamp and under a new one, records that go back to an earlier content or time, records from
   the future, records without an id, new records from years ago.
 - Nothing but those comes later than the overlap: all that it shows at a tick is due.
+- Between two ticks a minute passes, or a day: where records were always dense, the overlap would
+  heal what a run leaves out of a page.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ from datetime import UTC, datetime, timedelta
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
 OVERLAP = timedelta(minutes=5)
 FUTURE = datetime(2099, 1, 1, tzinfo=UTC)
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
+CHANGES = {MINUTE: [0, 1, 3, 8, 25], DAY: [8, 25]}
+"""How many changes come with a tick, by the time that has passed since the one before."""
+
 MOST_REJECTS = 2
 """Fewer than make a run refuse its feed, also where it reads a list that moves five times."""
 
@@ -58,6 +64,7 @@ class TickingFeed:
     def __init__(self, seed: str, kinds: Sequence[str] = KINDS, *, has_old: bool = False) -> None:
         self._random = random.Random(f"{seed}/feed")
         self._states = [State()]
+        self._instants = [BEGIN]
         self._values = 0
         self._kinds = kinds
         self._has_old = has_old
@@ -65,13 +72,20 @@ class TickingFeed:
         self._history: dict[str, list[tuple[datetime, str]]] = {}
 
     def at(self, tick: int) -> State:
-        """Return what is shown at a tick; a minute passes with each."""
+        """Return what is shown at a tick."""
         while len(self._states) <= tick:
-            last = self._states[-1]
+            last, passed = self._states[-1], self._random.choice([MINUTE, MINUTE, DAY])
+            now = self._instants[-1] + passed
             state = State(dict(last.shown), list(last.rejects))
-            self._change(state, BEGIN + timedelta(minutes=len(self._states)))
+            self._change(state, now, passed)
             self._states.append(state)
+            self._instants.append(now)
         return self._states[tick]
+
+    def clock(self, tick: int) -> datetime:
+        """Return the time of the feed's clock between a tick and the next."""
+        self.at(tick)
+        return self._instants[tick] + timedelta(seconds=30)
 
     def throughout(self, first: int, last: int) -> State:
         """Return what is shown at each of these ticks, as it is shown at the last."""
@@ -80,22 +94,24 @@ class TickingFeed:
         shown = self.at(last).shown
         return State({record_id: shown[record_id] for record_id, *_ in always})
 
-    def _change(self, state: State, now: datetime) -> None:
+    def _change(self, state: State, now: datetime, passed: timedelta) -> None:
         draw = self._random
-        for _ in range(draw.choice([0, 1, 3, 8, 25])):
+        for _ in range(draw.choice(CHANGES[passed])):
             self._values += 1
             kind = draw.choice(self._kinds)
             if kind == "reject" and state.shown and len(state.rejects) < MOST_REJECTS:
                 state.rejects.append(f"reject {self._values}")
                 continue
-            record_id, at, value = self._version(state, kind, now)
+            record_id, at, value = self._version(state, kind, now, passed)
             state.shown.pop(record_id, None)  # what changed is the last that did
             state.shown[record_id] = (at, value)
             self._history.setdefault(record_id, []).append((at, value))
             if at < FUTURE:
                 self._newest = max(self._newest, at)
 
-    def _version(self, state: State, kind: str, now: datetime) -> tuple[str, datetime, str]:
+    def _version(
+        self, state: State, kind: str, now: datetime, passed: timedelta
+    ) -> tuple[str, datetime, str]:
         # From now, not from the newest one: a run that reads meanwhile may see others of this tick.
         draw, reach = self._random, now - OVERLAP
         new, value = f"r{self._values}", f"v{self._values}"
@@ -120,7 +136,7 @@ class TickingFeed:
         if kind in ("revert", "return") and earlier:
             before, value = draw.choice(earlier)
             return changed, before if kind == "revert" else max(at, now), value
-        return new, now, value
+        return new, now - (passed - MINUTE) * draw.choice([0, draw.random()]), value
 
 
 class Ticks:
