@@ -50,6 +50,7 @@ from ladon_storage.connect import (
     share_hosts_of,
     shared_client,
 )
+from ladon_storage.consoles import let_consoles_go
 from ladon_storage.errors import ConfigurationError, StorageError
 from ladon_storage.events import emit_change
 from ladon_storage.fallback import Errors, body, by_task
@@ -73,6 +74,8 @@ __all__ = [
     "write_running_watermark",
     "write_success_watermark",
 ]
+
+let_consoles_go()
 
 B = TypeVar("B", bound=Block)
 

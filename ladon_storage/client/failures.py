@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +13,7 @@ from ladon_storage.client.pool import MAX_HEADER_BYTES
 from ladon_storage.client.redaction import Address, redact_url
 from ladon_storage.client.responses import object_of
 from ladon_storage.client.retry_after import retry_after as wait_of
+from ladon_storage.client.tls_failures import tls_failure
 from ladon_storage.errors import (
     CircuitOpenError,
     InvalidResponseError,
@@ -36,8 +36,6 @@ _PLACES = (
 
 _TOO_LONG = "Got more than"
 """The beginning of aiohttp's text about a header beyond `MAX_HEADER_BYTES`."""
-
-_DISTRUST = (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch, ssl.SSLError)
 
 
 def is_failure(error: BaseException) -> bool:
@@ -85,12 +83,10 @@ def translated(
             f"{place} did not answer {method} within {timeout:g} s; see whether it is "
             "overloaded, or raise the timeout."
         )
-    # An alert that comes after the handshake, such as TLS 1.3's for a client's certificate, is
-    # in the cause of what aiohttp raises.
-    if isinstance(error, _DISTRUST) or isinstance(error.__cause__, ssl.SSLError):
+    if told := tls_failure(error):
+        reason, step = told
         failure = StorageConnectionError(
-            f"{place} and this client do not trust each other ({type(error).__name__}); check "
-            "ca_file, client_cert and the name in its certificate."
+            f"{place} could not be reached by TLS: {reason} ({type(error).__name__}); {step}."
         )
         failure.transient = False
         return failure

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from ladon_storage import (
 from tests.raw_server import served, watermark
 from tests.service import embedded_service
 
+DAY = timedelta(days=1)
+
 
 @dataclass(frozen=True)
 class Authority:
@@ -37,10 +40,17 @@ class Authority:
     key: Path
     cert_and_key: Path
 
-    def server(self, *names: str, asks: bool = False) -> ssl.SSLContext:
+    def server(
+        self,
+        *names: str,
+        asks: bool = False,
+        valid: tuple[datetime | None, datetime | None] = (None, None),
+    ) -> ssl.SSLContext:
         """Return a server's side, which asks for a certificate of this authority if it should."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.ca.issue_cert(*(names or ("127.0.0.1",))).configure_cert(context)
+        shown = names or ("127.0.0.1",)
+        issued = self.ca.issue_cert(*shown, not_before=valid[0], not_after=valid[1])
+        issued.configure_cert(context)
         if asks:
             self.ca.configure_trust(context)
             context.verify_mode = ssl.CERT_REQUIRED
@@ -75,20 +85,36 @@ async def test_private_authority_is_trusted_where_it_is_named(ours: Authority) -
             assert await client.get_watermark("kev") is not None
 
 
-@pytest.mark.parametrize("doubt", ["unknown authority", "another authority", "another name"])
+@pytest.mark.parametrize(
+    ("doubt", "said"),
+    [
+        ("unknown authority", "is of an unknown authority .*; name the file of that authority"),
+        ("another authority", "is of an unknown authority .*; name the file of that authority"),
+        ("another name", "has another name .*; check the address"),
+        ("another address", "has another name .*; check the address"),
+        ("expired", "has expired .*; have it renewed"),
+        ("not valid yet", "is not valid yet .*; set the clock"),
+    ],
+)
 async def test_bad_certificate_counts_and_is_not_worth_repeating(
-    ours: Authority, theirs: Authority, doubt: str
+    ours: Authority, theirs: Authority, doubt: str, said: str
 ) -> None:
-    """Nobody is spoken to who cannot show a name and an authority, now or later."""
-    names = ("storage.example",) if doubt == "another name" else ()
+    """Nobody is spoken to who cannot show a valid certificate, and the error says what it lacks."""
+    name = {"another name": "storage.example", "another address": "127.0.0.2"}.get(doubt)
+    now = datetime.now(UTC)
+    valid = {
+        "expired": (now - 2 * DAY, now - DAY),
+        "not valid yet": (now + DAY, now + 2 * DAY),
+    }.get(doubt, (None, None))
     known = {"unknown authority": None, "another authority": theirs.ca_file}
     ca_file = known.get(doubt, ours.ca_file)
-    async with served(watermark(), tls=ours.server(*names), ca_file=ca_file) as (client, server):
-        with pytest.raises(StorageConnectionError, match="do not trust each other") as caught:
+    tls = ours.server(*([name] if name else []), valid=valid)
+    async with served(watermark(), tls=tls, ca_file=ca_file) as (client, server):
+        with pytest.raises(StorageConnectionError, match=said) as caught:
             await client.get_watermark("kev")
         assert not caught.value.transient
         assert client.circuit_breaker.failure_count == 1
-        with pytest.raises(StorageUnhealthyError, match="do not trust each other"):
+        with pytest.raises(StorageUnhealthyError, match=said):
             await client.health_check()
         assert not server.requests
 
@@ -99,8 +125,9 @@ async def test_plain_service_at_an_https_address_is_a_failure(tmp_path: Path) ->
         embedded_service(tmp_path / "watermarks.db") as address,
         StorageServiceClient(address.replace("http:", "https:")) as client,
     ):
-        with pytest.raises(StorageConnectionError, match="do not trust each other") as caught:
+        with pytest.raises(StorageConnectionError, match="no TLS at that port") as caught:
             await client.get_watermark("kev")
+        assert "CERTIFICATE" not in str(caught.value).upper()
         assert not caught.value.transient
         assert client.circuit_breaker.failure_count == 1
 
@@ -160,7 +187,7 @@ async def test_service_that_does_not_trust_the_client_is_not_worth_repeating(
         strict_server(tls) as address,
         StorageServiceClient(address, ca_file=ours.ca_file, client_cert=cert) as client,
     ):
-        with pytest.raises(StorageConnectionError, match="do not trust each other") as caught:
+        with pytest.raises(StorageConnectionError, match="client_cert") as caught:
             await client.get_watermark("kev")
         assert not caught.value.transient
         assert client.circuit_breaker.failure_count == 1

@@ -36,6 +36,7 @@ LAYERS = [
     "blocks",
     "events",
     "fallback",
+    "consoles",
     "tasks",
     "flows",
     "testing",

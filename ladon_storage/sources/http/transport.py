@@ -26,6 +26,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from ladon_storage.client.masking import Redactor
+from ladon_storage.client.tls_failures import tls_failure
 from ladon_storage.errors import SourceError
 from ladon_storage.sources.http.decompression import (
     DecompressionError,
@@ -374,8 +375,8 @@ def _described(error: aiohttp.ClientError | OSError | UnicodeError) -> tuple[str
     step = _NETWORK
     if isinstance(error, UnicodeError):
         return "has an invalid host name", "check the address", False
-    if isinstance(error, aiohttp.ClientSSLError) or isinstance(error.__cause__, ssl.SSLError):
-        return "could not be reached by TLS: a certificate was refused", step, False
+    if told := tls_failure(error):
+        return f"could not be reached by TLS: {told[0]}", told[1], False
     if isinstance(error, aiohttp.ClientHttpProxyError):
         problem = f"was refused by the proxy with status {error.status}"
         return problem, "check the proxy and what it requires", error.status >= 500
