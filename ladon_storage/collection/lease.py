@@ -209,8 +209,9 @@ class SourceLease:
     async def is_set_by_hand(self, durable: datetime | None) -> bool:
         """Return whether an operator moved the watermark forward, over a range from ``durable`` on.
 
-        No run has moved it since, so all that a sink with this position lacks of it is what the
-        operator left out. A timestamp that was in the future is a mistake, and no choice.
+        A sink that reaches to where the last run had brought it lacks only what the operator left
+        out: moves by hand that take each other back leave out nothing. A timestamp that was in the
+        future is a mistake, and no choice.
 
         Args:
             durable: The sink's position; ``None``: it has nothing of the source.
@@ -218,16 +219,17 @@ class SourceLease:
         Raises:
             StorageError: The history could not be read.
         """
-        to = self.before
+        to, is_moved = self.before, False
         async for change in self._moves():
-            is_of_the_future = to == self.before and to is not None and to > change.at
-            if not change.is_by_hand or change.to_timestamp != to or is_of_the_future:
-                break
-            to = change.from_timestamp
+            is_of_the_future = not is_moved and to is not None and to > change.at
+            if change.to_timestamp != to or is_of_the_future:
+                return False
+            if not change.is_by_hand:
+                is_there = durable is not None and to is not None and to <= durable
+                return is_moved and is_there
+            to, is_moved = change.from_timestamp, True
             if meant(to) is None:
                 return durable is None
-            if durable is not None and to is not None and to <= durable:
-                return True
         return False
 
     async def _moves(self) -> AsyncIterator[WatermarkChange]:
@@ -242,7 +244,7 @@ class SourceLease:
                 )
             except StorageResponseError as error:
                 # A service without this parameter, or a gateway that lets only watermarks through.
-                if error.status not in (400, 403, 404, 405):
+                if error.status not in (400, 403, 404, 405, 501):
                     raise
                 return
             for change in page.changes if page else ():

@@ -110,6 +110,21 @@ async def test_several_moves_before_a_run_are_one(world: World) -> None:
     assert world.asked_from == at(30)
 
 
+@pytest.mark.parametrize("to", [30, 40])
+async def test_move_that_takes_an_earlier_one_back_leaves_out_nothing(
+    world: World, to: int
+) -> None:
+    """A sink that was restored later lacks what the runs before both moves had collected."""
+    await world.run([record("1", 20)])
+    early = dict(world.sink.positions)
+    await world.run([record("2", 25), record("3", 30)])
+    await world.set(at(5))
+    await world.set(at(to))
+    world.sink.positions = early
+    await world.run()
+    assert world.asked_from == at(20)
+
+
 async def test_sink_that_was_restored_is_filled_whatever_an_operator_left_out(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -190,7 +205,7 @@ async def test_time_that_was_in_the_future_leaves_out_nothing(world: World, tmp_
     assert world.asked_from == at(10)
 
 
-@pytest.mark.parametrize(("status", "ends"), [(403, True), (404, True), (500, False)])
+@pytest.mark.parametrize(("status", "ends"), [(403, True), (404, True), (501, True), (500, False)])
 async def test_history_that_no_run_may_read_leaves_out_nothing(
     world: World, status: int, ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
