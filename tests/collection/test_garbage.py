@@ -131,6 +131,7 @@ def test_objects_of_documents_do_not_count_as_passed_over(monkeypatch: pytest.Mo
     assert not collected
 
 
+@pytest.mark.slow
 def test_records_that_a_run_did_not_make_do_not_hide_what_it_did(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -206,6 +207,7 @@ def test_cycles_that_are_set_aside_are_collected_in_a_long_run(
         assert len(cycles) <= documents
 
 
+@pytest.mark.slow
 def test_cycles_of_many_runs_are_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run sets aside what the one before left, long before Python would search it."""
     runs, each = 40, 100

@@ -597,6 +597,7 @@ async def test_automations_of_a_circuit_are_made_for_deployments_that_exist(
         assert (await ladon.later("circuit", "automate", *arguments)).code == 2
 
 
+@pytest.mark.slow
 async def test_list_of_sources_is_one_flow_run(ladon: Command) -> None:
     """``collect-many`` prints one report; a list that is not there is one sentence."""
     async with FeedServer(play=lambda asked: catalogue(1, 2)) as feed, get_client() as client:

@@ -29,6 +29,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 async def test_run_whose_log_nobody_reads_completes(
     storage: StorageSettings, service: Flaky, tmp_path: Path, forks: Forks
 ) -> None:

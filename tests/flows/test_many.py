@@ -148,6 +148,7 @@ async def test_source_that_fails_leaves_the_others_alone(
     assert event["event"] == "ladon.collection.failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [49, 50])
 async def test_objects_of_the_process_are_set_aside_at_once_for_many_sources(
     monkeypatch: pytest.MonkeyPatch, count: int
