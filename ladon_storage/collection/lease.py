@@ -221,16 +221,15 @@ class SourceLease:
         """
         to, is_moved = self.before, False
         async for change in self._moves():
-            is_of_the_future = not is_moved and to is not None and to > change.at
-            if change.to_timestamp != to or is_of_the_future:
+            if not change.is_by_hand or change.to_timestamp != to:
+                break
+            if not is_moved and to is not None and to > change.at:
                 return False
-            if not change.is_by_hand:
-                is_there = durable is not None and to is not None and to <= durable
-                return is_moved and is_there
             to, is_moved = change.from_timestamp, True
             if meant(to) is None:
                 return durable is None
-        return False
+        # A run had brought it there: a history keeps what operators did, also when it drops more.
+        return is_moved and durable is not None and to is not None and to <= durable
 
     async def _moves(self) -> AsyncIterator[WatermarkChange]:
         """Yield the changes that moved the watermark, the latest first, as far as it is kept."""

@@ -183,6 +183,24 @@ async def test_move_by_hand_that_a_run_has_left_behind_leaves_out_nothing(
     assert world.asked_from == at(10)
 
 
+@pytest.mark.parametrize(("moves", "begins"), [((30,), 30), ((5, 40), 10), ((12, 40), 10)])
+async def test_move_by_hand_holds_when_the_history_has_dropped_what_runs_did(
+    world: World, tmp_path: Path, moves: tuple[int, ...], begins: int
+) -> None:
+    """A quiet source has no move of a run among the last thousand changes; operators' ones stay."""
+    await world.run([record("1", 10)])
+    early = dict(world.sink.positions)
+    if len(moves) > 1:
+        await world.run([record("2", 20)])
+    for to in moves:
+        await world.set(at(to))
+    with closing(sqlite3.connect(tmp_path / "w.db")) as connection, connection:
+        connection.execute("DELETE FROM history WHERE action = 'put'")
+    world.sink.positions = early
+    await world.run()
+    assert world.asked_from == at(begins)
+
+
 async def test_import_leaves_out_nothing(world: World) -> None:
     """It repeats what another storage knew, which is no choice to skip a range."""
     await world.set(at(30), f"{IMPORTED}: a new host")
