@@ -15,6 +15,15 @@ from rich.console import Console
 _LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "ladon_storage")
 
 
+def lose(stream: IO[str]) -> None:
+    """Let a stream whose reader has gone lead nowhere: nothing fails at it, nor Python's exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, stream.fileno())
+    finally:
+        os.close(nowhere)
+
+
 class LosableStream:
     """A stream that writes to nowhere once its reader has gone."""
 
@@ -29,7 +38,7 @@ class LosableStream:
         try:
             return self._stream.write(text)
         except BrokenPipeError:
-            self._lose()
+            lose(self._stream)
             return len(text)
 
     def flush(self) -> None:
@@ -37,15 +46,7 @@ class LosableStream:
         try:
             self._stream.flush()
         except BrokenPipeError:
-            self._lose()
-
-    def _lose(self) -> None:
-        """Give what else writes there nothing to fail at, nor the interpreter at its exit."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(nowhere, self._stream.fileno())
-        finally:
-            os.close(nowhere)
+            lose(self._stream)
 
 
 def let_consoles_go() -> None:

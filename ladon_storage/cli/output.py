@@ -71,8 +71,10 @@ class _Output:
         return False
 
     def _drop(self) -> None:
+        from ladon_storage.consoles import lose
+
         self.is_unread = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        lose(sys.stdout)
 
 
 OUTPUT = _Output()
